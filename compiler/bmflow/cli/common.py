@@ -1,0 +1,68 @@
+"""What every command shares: parsing, the log lines users know, and errors turned into one paragraph and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from bmflow import __version__
+from bmflow.errors import BmflowError
+
+LOG = logging.getLogger("bmflow")
+
+
+def parser(prog: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+    """An option parser with --version and --debug; `epilog` shows examples as they are typed."""
+    result = argparse.ArgumentParser(
+        prog=prog, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    result.add_argument("-V", "--version", action="version", version=f"bmflow {__version__}")
+    result.add_argument("--debug", action="store_true", help="keep intermediate files; show a traceback when something fails")
+    return result
+
+
+def main(parse: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int], argv: Sequence[str] | None = None) -> int:
+    """Parse, run, and return the exit code: 0 done, 2 bad input, 3 below the bar, 1 anything else, 130 interrupted."""
+    options = parse.parse_args(argv)
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s - %(levelname)s : %(message)s", datefmt="%Y/%m/%d %H:%M:%S")
+    try:
+        return run(options)
+    except BmflowError as error:
+        return _fail(options, error, f"{parse.prog}: {error}", error.exit_code)
+    except KeyboardInterrupt:
+        print(f"\n{parse.prog}: interrupted; nothing half-written was left", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except Exception as error:
+        text = f"{parse.prog}: internal error, {type(error).__name__}: {error}. This is a defect of bmflow; run again with --debug and report it"
+        return _fail(options, error, text, 1)
+
+
+def _fail(options: argparse.Namespace, error: Exception, text: str, code: int) -> int:
+    if options.debug:
+        traceback.print_exception(error, file=sys.stderr)
+    print(text, file=sys.stderr)
+    return code
+
+
+def comma_list(text: str) -> list[str]:
+    """Split a comma-separated option value; spaces around items and empty items are dropped."""
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def float_list(text: str) -> list[float]:
+    """Comma-separated numbers; argparse reports a ValueError as a usage error."""
+    return [float(item) for item in comma_list(text)]
+
+
+def tolerance(text: str) -> tuple[float, float]:
+    """`cosine,euclid` lower bounds."""
+    values = float_list(text)
+    if len(values) != 2:
+        raise argparse.ArgumentTypeError(f"expected two numbers such as 0.99,0.90, found {text}")
+    return values[0], values[1]

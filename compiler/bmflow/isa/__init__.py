@@ -1,0 +1,1 @@
+"""Instruction tables as data, and what follows from them: encoder, decoder, disassembler."""
