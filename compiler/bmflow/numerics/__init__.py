@@ -1,0 +1,1 @@
+"""Numbers: rounding, fixed point, half types, similarity. Needs numpy alone."""
