@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Any
+from zipfile import BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bmflow.errors import InputError
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path) -> Generator[Path]:
     """Give a temporary path beside `path`; rename it to `path` when the block ends well, delete it otherwise.
 
     Raises:
@@ -56,13 +58,15 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def save_npz(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write named arrays to an uncompressed npz file atomically; names may hold any character but NUL."""
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, **{name: np.asarray(array) for name, array in arrays.items()})
+def save_npz(path: str | Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write named arrays to an uncompressed npz file atomically, the same bytes for the same arrays; names may hold any character but NUL."""
+    with atomic_path(path) as temporary, ZipFile(temporary, "w") as archive:
+        for name, array in arrays.items():  # not np.savez: it takes names as keywords, so "file" could not be a layer
+            with archive.open(ZipInfo(f"{name}.npy"), "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, np.asanyarray(array), allow_pickle=False)
 
 
-def load_npz(path: str | Path) -> dict[str, np.ndarray]:
+def load_npz(path: str | Path) -> dict[str, NDArray[Any]]:
     """Read every array of an npz file.
 
     Raises:

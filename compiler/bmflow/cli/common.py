@@ -27,7 +27,9 @@ def parser(prog: str, description: str, epilog: str = "") -> argparse.ArgumentPa
 def main(parse: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int], argv: Sequence[str] | None = None) -> int:
     """Parse, run, and return the exit code: 0 done, 2 bad input, 3 below the bar, 1 anything else, 130 interrupted."""
     options = parse.parse_args(argv)
-    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s - %(levelname)s : %(message)s", datefmt="%Y/%m/%d %H:%M:%S")
+    logging.basicConfig(
+        stream=sys.stdout, level=logging.INFO, format="%(asctime)s - %(levelname)s : %(message)s", datefmt="%Y/%m/%d %H:%M:%S"
+    )
     try:
         return run(options)
     except BmflowError as error:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from xdsl.dialects.builtin import ArrayAttr, BoolAttr, FloatAttr, IntegerAttr, IntegerType, Signedness, StringAttr, f64, i64
-from xdsl.ir import Attribute, Data, OpaqueSyntaxAttribute, ParametrizedAttribute
+from xdsl.ir import Attribute, OpaqueSyntaxAttribute, ParametrizedAttribute
 from xdsl.irdl import irdl_attr_definition, param_def
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
@@ -79,11 +79,9 @@ def to_python(attribute: Attribute) -> Python:
         case StringAttr():
             return attribute.data
         case ArrayAttr():
-            return [to_python(item) for item in attribute.data]
+            return cast(Python, [to_python(item) for item in attribute.data])
         case ParametrizedAttribute() if isinstance(attribute, TPU_ENUMS):
-            return attribute.word.data
-        case Data():
-            return attribute.data
+            return cast(StringAttr, attribute.parameters[0]).data
     return attribute
 
 

@@ -133,7 +133,8 @@ class Module:
         """
         op = TopWeightOp.make(self._free_weight_name(name), [], tensor_type(array.shape, dtype))
         self.weights[op.layer_name] = array
-        assert (block := before.parent_block()) is not None
+        block = before.parent_block()
+        assert block is not None
         block.insert_op_before(op, before)
         return op.output
 

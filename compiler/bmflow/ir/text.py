@@ -79,7 +79,7 @@ class _Printer(Printer):
 
 def _aliases_first(source: str) -> str:
     """Move location aliases, which LLVM prints after their uses, to the front in an order without forward references."""
-    aliases = {name: body for name, body in _ALIAS.findall(source)}
+    aliases: dict[str, str] = dict(_ALIAS.findall(source))
     if not aliases:
         return source
     ordered: list[str] = []

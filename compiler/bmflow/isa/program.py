@@ -80,5 +80,5 @@ class Program:
     ctx_bytes: int
     inputs: list[ProgramTensor]
     outputs: list[ProgramTensor]
-    layers: list[LayerSpan] = field(default_factory=list)
-    weights: list[WeightSpan] = field(default_factory=list)
+    layers: list[LayerSpan] = field(default_factory=list[LayerSpan])
+    weights: list[WeightSpan] = field(default_factory=list[WeightSpan])

@@ -86,7 +86,7 @@ class Target:
 
 def names() -> list[str]:
     """Names of all known processors, the reference chip first."""
-    known = sorted(path.name.removesuffix(".toml") for path in files(__package__).iterdir() if path.name.endswith(".toml"))
+    known = sorted(path.name.removesuffix(".toml") for path in files(__name__).iterdir() if path.name.endswith(".toml"))
     return sorted(known, key=lambda name: (name != "bm1684x", name))
 
 
@@ -101,7 +101,7 @@ def load(name: str) -> Target:
     name = name.lower()
     if name not in known:
         raise InputError(f"--processor {name}: unknown; choose from {', '.join(known)}. {nearest_names(name, known)}".rstrip(" ."))
-    data = tomllib.loads((files(__package__) / f"{name}.toml").read_text())
+    data = tomllib.loads((files(__name__) / f"{name}.toml").read_text())
     memory, rates = data.get("memory"), data.get("rates")
     return Target(
         name=name, chip=data["chip"], file_kind=data["file_kind"], modes=tuple(data["modes"]), asymmetric=data["asymmetric"],
