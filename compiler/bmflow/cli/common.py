@@ -6,11 +6,13 @@ import argparse
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from bmflow import __version__
 from bmflow.errors import BmflowError
 
+_T = TypeVar("_T")
 LOG = logging.getLogger("bmflow")
 
 
@@ -60,6 +62,20 @@ def comma_list(text: str) -> list[str]:
 def float_list(text: str) -> list[float]:
     """Comma-separated numbers; argparse reports a ValueError as a usage error."""
     return [float(item) for item in comma_list(text)]
+
+
+def progress(items: Iterable[_T], total: int, what: str) -> Iterable[_T]:
+    """Pass the items on under a progress bar on standard error with the time left; no bar when that is no terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(items, description=what, total=total, console=console, disable=not console.is_terminal)
+
+
+def int_list(text: str) -> list[int]:
+    """Comma-separated whole numbers, brackets allowed."""
+    return [int(item) for item in comma_list(text.strip("[]()"))]
 
 
 def tolerance(text: str) -> tuple[float, float]:
