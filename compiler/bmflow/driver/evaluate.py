@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ class CocoOptions:
     dataset: str
     annotation: str
     count: int = 0
-    settings: detector.Settings = detector.Settings()
+    settings: detector.Settings = field(default_factory=detector.Settings)
 
 
 @dataclass(frozen=True)
