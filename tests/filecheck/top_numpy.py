@@ -1,0 +1,124 @@
+"""The top dialect in plain numpy, float64: an independent meaning of each op, slow and short."""
+
+from __future__ import annotations
+
+import numpy as np
+from bmflow.ir.layer import LayerOp
+from bmflow.ir.module import Module
+from bmflow.ir.structure import TopInputOp, TopNoneOp, TopWeightOp
+
+
+def run(module: Module, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Values of every layer by name."""
+    values, results = {}, {}
+    for op in module.block.ops:
+        if isinstance(op, TopNoneOp):
+            values[op.results[0]] = None
+        elif isinstance(op, TopInputOp):
+            values[op.results[0]] = results[op.layer_name] = inputs[op.layer_name].astype(np.float64)
+        elif isinstance(op, TopWeightOp):
+            values[op.results[0]] = module.weights[op.layer_name].astype(np.float64)
+        elif isinstance(op, LayerOp):
+            y = OPS[op.name](op, *[values[v] for v in op.operands])
+            settings = op.settings()
+            if settings.get("do_relu"):
+                y = _relu(y, settings["relu_limit"])
+            values[op.results[0]] = results[op.layer_name] = y
+    return results
+
+
+def _relu(x, limit):
+    return np.clip(x, 0, limit if limit > 0 else None)
+
+
+def _windows(x, kernel, strides, pads, dilations=(1, 1), fill=0.0, ceil=False):
+    """(n, c, oh, ow, kh, kw) windows of x."""
+    extra = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    more = [(-(size + pads[i] + pads[i + 2] - extra[i]) % strides[i]) if ceil else 0 for i, size in enumerate(x.shape[2:])]
+    x = np.pad(x, ((0, 0), (0, 0), (pads[0], pads[2] + more[0]), (pads[1], pads[3] + more[1])), constant_values=fill)
+    windows = np.lib.stride_tricks.sliding_window_view(x, extra, axis=(2, 3))
+    return windows[:, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
+
+
+def _conv(op, x, w, b):
+    windows = _windows(x, op.ints("kernel_shape"), op.ints("strides"), op.ints("pads"), op.ints("dilations"))
+    group = op["group"]
+    parts = zip(np.split(windows, group, axis=1), np.split(w, group, axis=0), strict=True)
+    y = np.concatenate([np.einsum("nchwij,ocij->nohw", a, f) for a, f in parts], axis=1)
+    return y if b is None else y + b.reshape(1, -1, 1, 1)
+
+
+def _batch_norm(op, x, mean, variance, gamma, beta):
+    shape = (1, -1) + (1,) * (x.ndim - 2)
+    mean, variance, gamma, beta = (v.reshape(shape) for v in (mean, variance, gamma, beta))
+    return (x - mean) / np.sqrt(variance + op["epsilon"]) * gamma + beta
+
+
+def _max_pool(op, x):
+    args = op.ints("kernel_shape"), op.ints("strides"), op.ints("pads")
+    return _windows(x, *args, fill=-np.inf, ceil=op["ceil_mode"]).max(axis=(-2, -1))
+
+
+def _avg_pool(op, x):
+    args = op.ints("kernel_shape"), op.ints("strides"), op.ints("pads")
+    total = _windows(x, *args, ceil=op["ceil_mode"]).sum(axis=(-2, -1))
+    ones = np.ones_like(x)
+    if op["count_include_pad"]:
+        p = op.ints("pads")
+        ones = np.pad(ones, ((0, 0), (0, 0), (p[0], p[2]), (p[1], p[3])), constant_values=1.0)
+        args = (*args[:2], [0, 0, 0, 0])
+    return total / _windows(ones, *args, ceil=op["ceil_mode"]).sum(axis=(-2, -1))
+
+
+def _add(op, *xs):
+    return sum(c * x for c, x in zip(op["coeff"] or [1.0] * len(xs), xs, strict=True))
+
+
+def _mul(op, *xs):
+    y = xs[0]
+    for x in xs[1:]:
+        y = y * x
+    return y
+
+
+def _sigmoid(op, x):
+    return 1 / (1 + np.exp(-x))
+
+
+def _softmax(op, x):
+    e = np.exp(x - x.max(axis=op["axis"], keepdims=True))
+    return e / e.sum(axis=op["axis"], keepdims=True)
+
+
+def _slice(op, x, *_):
+    ranges = zip(op.ints("offset"), op.ints("ends"), op.ints("steps"), strict=True)
+    return x[tuple(slice(a, b, s) for a, b, s in ranges)]
+
+
+def _focus(op, x):
+    assert op["is_inversed"]
+    return np.concatenate([x[:, :, i::2, j::2] for i in range(2) for j in range(2)], axis=1)
+
+
+def _reshape(op, x):
+    return x.reshape(op.results[0].type.get_shape())
+
+
+OPS = {
+    "top.Conv": _conv,
+    "top.BatchNorm": _batch_norm,
+    "top.MaxPool": _max_pool,
+    "top.AvgPool": _avg_pool,
+    "top.Add": _add,
+    "top.Mul": _mul,
+    "top.Relu": lambda op, x: _relu(x, op["relu_limit"]),
+    "top.Sigmoid": _sigmoid,
+    "top.SiLU": lambda op, x: x * _sigmoid(op, x),
+    "top.Softmax": _softmax,
+    "top.Concat": lambda op, *xs: np.concatenate(xs, axis=op["axis"]),
+    "top.Slice": _slice,
+    "top.Reshape": _reshape,
+    "top.Permute": lambda op, x: x.transpose(op.ints("order")),
+    "top.Depth2Space": _focus,
+    "top.Upsample": lambda op, x: x.repeat(op["scale_h"], axis=2).repeat(op["scale_w"], axis=3),
+}
