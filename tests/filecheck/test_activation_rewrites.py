@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from bmflow.passes.fusion.fuse_relu_into_producer import FuseReluIntoProducer
 from bmflow.passes.fusion.fuse_sigmoid_mul_into_silu import FuseSigmoidMulIntoSiLU
@@ -19,14 +22,14 @@ PRODUCERS = {
 
 
 @pytest.mark.parametrize("kind", PRODUCERS)
-def test_relu_becomes_an_attribute_of_its_producer(apply, kind):
+def test_relu_becomes_an_attribute_of_its_producer(apply: Callable[..., Any], kind: str) -> None:
     relu = f'%y = "top.Relu"(%a) {{relu_limit = 0.75 : f64}} : ({T}) -> {T} loc("y_Clip")\n'
     result = apply(X + PRODUCERS[kind] + relu + f"return %y : {T}", FuseReluIntoProducer())
     assert result.layers() == [f"top.{kind} y_Clip"]
     assert "do_relu = true, relu_limit = 0.75 : f64" in result.text
 
 
-def test_two_relus_keep_the_lower_limit(apply):
+def test_two_relus_keep_the_lower_limit(apply: Callable[..., Any]) -> None:
     lines = (
         X + PRODUCERS["Add"] + f'%r = "top.Relu"(%a) {{relu_limit = 1.0 : f64}} : ({T}) -> {T} loc("r")\n'
         f'%y = "top.Relu"(%r) {{relu_limit = 6.0 : f64}} : ({T}) -> {T} loc("y")\nreturn %y : {T}'
@@ -36,20 +39,20 @@ def test_two_relus_keep_the_lower_limit(apply):
     assert "relu_limit = 1.0 : f64" in result.text
 
 
-def test_relu_stays_behind_a_value_that_others_read(apply):
+def test_relu_stays_behind_a_value_that_others_read(apply: Callable[..., Any]) -> None:
     lines = X + PRODUCERS["Add"] + f'%y = "top.Relu"(%a) : ({T}) -> {T} loc("y")\nreturn %y, %a : {T}, {T}'
     result = apply(lines, FuseReluIntoProducer())
     assert result.layers() == ["top.Add a", "top.Relu y"]
     assert result.trace.why_not("y") == ["fuse-relu-into-producer: a is read 2 times"]
 
 
-def test_relu_on_an_input_says_what_it_found(apply):
+def test_relu_on_an_input_says_what_it_found(apply: Callable[..., Any]) -> None:
     result = apply(X + f'%y = "top.Relu"(%x) : ({T}) -> {T} loc("y")\nreturn %y : {T}', FuseReluIntoProducer())
     assert "its input is top.Input, which takes no relu" in result.trace.text()
 
 
 @pytest.mark.parametrize("order", ["%x, %s", "%s, %x"])
-def test_sigmoid_times_its_input_is_silu_in_either_order(apply, order):
+def test_sigmoid_times_its_input_is_silu_in_either_order(apply: Callable[..., Any], order: str) -> None:
     lines = (
         X + f'%s = "top.Sigmoid"(%x) : ({T}) -> {T} loc("s_Sigmoid")\n'
         f'%y = "top.Mul"({order}) : ({T}, {T}) -> {T} loc("y_Mul")\nreturn %y : {T}'
@@ -57,7 +60,7 @@ def test_sigmoid_times_its_input_is_silu_in_either_order(apply, order):
     assert apply(lines, FuseSigmoidMulIntoSiLU()).layers() == ["top.SiLU y_Mul"]
 
 
-def test_sigmoid_that_is_an_output_too_stays(apply):
+def test_sigmoid_that_is_an_output_too_stays(apply: Callable[..., Any]) -> None:
     lines = (
         X + f'%s = "top.Sigmoid"(%x) : ({T}) -> {T} loc("s_Sigmoid")\n'
         f'%y = "top.Mul"(%x, %s) : ({T}, {T}) -> {T} loc("y_Mul")\nreturn %y, %s : {T}, {T}'
@@ -67,7 +70,7 @@ def test_sigmoid_that_is_an_output_too_stays(apply):
     assert "s_Sigmoid is read 2 times" in result.trace.text()
 
 
-def test_sigmoid_of_another_value_is_no_silu(apply):
+def test_sigmoid_of_another_value_is_no_silu(apply: Callable[..., Any]) -> None:
     lines = (
         X + PRODUCERS["Add"] + f'%s = "top.Sigmoid"(%x) : ({T}) -> {T} loc("s")\n'
         f'%y = "top.Mul"(%a, %s) : ({T}, {T}) -> {T} loc("y")\nreturn %y : {T}'

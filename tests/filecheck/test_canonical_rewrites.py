@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from bmflow.passes.canonical.merge_permutes import MergePermutes
 from bmflow.passes.canonical.merge_reshapes import MergeReshapes
@@ -29,26 +32,26 @@ IDENTITIES = {
 
 
 @pytest.mark.parametrize("kind", IDENTITIES)
-def test_identity_inside_a_network_vanishes(apply, kind):
+def test_identity_inside_a_network_vanishes(apply: Callable[..., Any], kind: str) -> None:
     line, rewrite = IDENTITIES[kind]
     result = apply(X + line + f'\n%y = "top.Relu"(%i) : ({T}) -> {T} loc("y")\nreturn %y : {T}', rewrite)
     assert result.layers() == ["top.Sigmoid s", "top.Relu y"]
 
 
 @pytest.mark.parametrize("kind", IDENTITIES)
-def test_identity_at_an_output_hands_its_name_to_its_producer(apply, kind):
+def test_identity_at_an_output_hands_its_name_to_its_producer(apply: Callable[..., Any], kind: str) -> None:
     line, rewrite = IDENTITIES[kind]
     assert apply(X + line + f"\nreturn %i : {T}", rewrite).layers() == ["top.Sigmoid i"]
 
 
-def test_identity_at_an_output_stays_when_its_producer_is_an_output_too(apply):
+def test_identity_at_an_output_stays_when_its_producer_is_an_output_too(apply: Callable[..., Any]) -> None:
     line, rewrite = IDENTITIES["reshape"]
     result = apply(X + line + f"\nreturn %i, %s : {T}, {T}", rewrite)
     assert result.layers() == ["top.Sigmoid s", "top.Reshape i"]
     assert result.trace.why_not("i") == ["remove-identity-reshape: s is read 2 times"]
 
 
-def test_reshapes_in_a_row_become_the_last_one(apply):
+def test_reshapes_in_a_row_become_the_last_one(apply: Callable[..., Any]) -> None:
     lines = (
         X + f'%a = "top.Reshape"(%s) {{shape = [1, 24]}} : ({T}) -> {FLAT} loc("a")\n'
         f'%y = "top.Reshape"(%a) {{shape = [2, 12]}} : ({FLAT}) -> tensor<2x12xf32> loc("y")\nreturn %y : tensor<2x12xf32>'
@@ -58,7 +61,7 @@ def test_reshapes_in_a_row_become_the_last_one(apply):
     assert "shape = [2, 12]" in result.text
 
 
-def test_permutes_in_a_row_compose(apply):
+def test_permutes_in_a_row_compose(apply: Callable[..., Any]) -> None:
     mid, out = "tensor<1x3x4x2xf32>", "tensor<1x2x4x3xf32>"
     lines = (
         X + f'%a = "top.Permute"(%s) {{order = [0, 2, 3, 1]}} : ({T}) -> {mid} loc("a")\n'
@@ -67,7 +70,7 @@ def test_permutes_in_a_row_compose(apply):
     assert "order = [0, 1, 3, 2]" in apply(lines, MergePermutes()).text
 
 
-def test_permutes_that_undo_each_other_vanish_when_swept_together(apply):
+def test_permutes_that_undo_each_other_vanish_when_swept_together(apply: Callable[..., Any]) -> None:
     mid = "tensor<1x3x4x2xf32>"
     lines = (
         X + f'%a = "top.Permute"(%s) {{order = [0, 2, 3, 1]}} : ({T}) -> {mid} loc("a")\n'
@@ -76,7 +79,7 @@ def test_permutes_that_undo_each_other_vanish_when_swept_together(apply):
     assert apply(lines, RemoveIdentityPermute(), MergePermutes()).layers() == ["top.Sigmoid y"]
 
 
-def test_slices_compose_along_one_axis(apply):
+def test_slices_compose_along_one_axis(apply: Callable[..., Any]) -> None:
     mid, out = "tensor<1x2x3x2xf32>", "tensor<1x2x3x1xf32>"
     first = "offset = [0, 0, 0, 1], ends = [1, 2, 3, 4], steps = [1, 1, 1, 2], axes = []"
     second = "offset = [0, 0, 0, 1], ends = [1, 2, 3, 2], steps = [1, 1, 1, 1], axes = []"
@@ -87,7 +90,7 @@ def test_slices_compose_along_one_axis(apply):
     assert "offset = [0, 0, 0, 3], ends = [1, 2, 3, 4], steps = [1, 1, 1, 2]" in apply(lines, MergeSlices()).text
 
 
-def test_ops_that_nobody_reads_vanish_with_what_only_they_read(apply):
+def test_ops_that_nobody_reads_vanish_with_what_only_they_read(apply: Callable[..., Any]) -> None:
     lines = X + f'%w = "top.Weight"() : () -> {T} loc("w")\n%d = "top.Add"(%s, %w) : ({T}, {T}) -> {T} loc("d")\nreturn %s : {T}'
     result = apply(lines, RemoveDeadOps())
     assert result.layers() == ["top.Sigmoid s"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from bmflow.passes.canonical.merge_slices import MergeSlices
 from bmflow.passes.fusion.fuse_focus_into_depth2space import FuseFocusIntoDepth2Space
 
@@ -33,7 +36,7 @@ def focus(order: list[tuple[int, int]], group: int = 1) -> str:
     )
 
 
-def test_row_by_row_focus_keeps_name_and_filter(apply):
+def test_row_by_row_focus_keeps_name_and_filter(apply: Callable[..., Any]) -> None:
     result = apply(focus(ROW_MAJOR), MergeSlices(), FuseFocusIntoDepth2Space())
     assert result.layers() == ["top.Depth2Space f_Concat", "top.Conv y_Conv"]
     assert "block_h = 2 : i64, block_w = 2 : i64" in result.text
@@ -41,18 +44,18 @@ def test_row_by_row_focus_keeps_name_and_filter(apply):
     assert 'loc("w")' in result.text
 
 
-def test_yolox_order_reorders_the_filter_and_renames_the_op(apply):
+def test_yolox_order_reorders_the_filter_and_renames_the_op(apply: Callable[..., Any]) -> None:
     result = apply(focus(YOLOX), MergeSlices(), FuseFocusIntoDepth2Space())
     assert result.layers() == ["top.Depth2Space f_Concat_r_Depth2Space", "top.Conv y_Conv"]
     assert 'loc("y_Conv_filter_S2D")' in result.text
     assert 'loc("w")' not in result.text
 
 
-def test_grouped_convolution_keeps_its_slices_in_yolox_order(apply):
+def test_grouped_convolution_keeps_its_slices_in_yolox_order(apply: Callable[..., Any]) -> None:
     result = apply(focus(YOLOX, group=2), MergeSlices(), FuseFocusIntoDepth2Space())
     assert "cannot be reordered" in result.trace.text()
 
 
-def test_the_same_quadrant_twice_is_no_focus(apply):
+def test_the_same_quadrant_twice_is_no_focus(apply: Callable[..., Any]) -> None:
     doubled = focus(ROW_MAJOR).replace("%q00, %q01, %q10, %q11", "%q00, %q00, %q10, %q11")
     assert "not the four quadrants" in apply(doubled, MergeSlices(), FuseFocusIntoDepth2Space()).trace.text()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from bmflow.passes.fusion.fold_add_into_conv import FoldAddIntoConv
 from bmflow.passes.fusion.fold_mul_into_conv import FoldMulIntoConv
@@ -33,7 +36,7 @@ def norm(x: str, c: int, shape: str) -> str:
 RETURN = "return %y : tensor<1x6x6x5xf32>"
 
 
-def test_batch_norm_folds_into_a_convolution_with_bias(apply):
+def test_batch_norm_folds_into_a_convolution_with_bias(apply: Callable[..., Any]) -> None:
     result = apply(WITH_BIAS + norm("%c", 6, "1x6x6x5") + RETURN, FuseBatchNormIntoConv())
     assert result.layers() == ["top.Conv y_BatchNormalization"]
     assert 'loc("c_Conv_filter")' in result.text
@@ -41,25 +44,25 @@ def test_batch_norm_folds_into_a_convolution_with_bias(apply):
     assert "mean" not in result.text
 
 
-def test_batch_norm_gives_a_convolution_without_bias_one(apply):
+def test_batch_norm_gives_a_convolution_without_bias_one(apply: Callable[..., Any]) -> None:
     result = apply(WITHOUT_BIAS + norm("%c", 6, "1x6x6x5") + RETURN, FuseBatchNormIntoConv())
     assert result.layers() == ["top.Conv y_BatchNormalization"]
     assert 'tensor<6xf32> loc("c_Conv_bias")' in result.text
 
 
-def test_batch_norm_stays_when_the_convolution_is_read_twice(apply):
+def test_batch_norm_stays_when_the_convolution_is_read_twice(apply: Callable[..., Any]) -> None:
     lines = WITH_BIAS + norm("%c", 6, "1x6x6x5") + "return %y, %c : tensor<1x6x6x5xf32>, tensor<1x6x6x5xf32>"
     result = apply(lines, FuseBatchNormIntoConv())
     assert result.trace.why_not("y_BatchNormalization") == ["fuse-batch-norm-into-conv: c_Conv is read 2 times"]
 
 
-def test_batch_norm_behind_a_relu_stays_and_says_why(apply):
+def test_batch_norm_behind_a_relu_stays_and_says_why(apply: Callable[..., Any]) -> None:
     lines = WITH_BIAS.replace("group = 2 : i64", "group = 2 : i64, do_relu = true") + norm("%c", 6, "1x6x6x5") + RETURN
     result = apply(lines, FuseBatchNormIntoConv())
     assert "c_Conv ends in a relu" in result.trace.text()
 
 
-def test_leftover_batch_norm_becomes_a_depthwise_convolution(apply):
+def test_leftover_batch_norm_becomes_a_depthwise_convolution(apply: Callable[..., Any]) -> None:
     result = apply(X + norm("%x", 4, "1x4x6x5") + "return %y : tensor<1x4x6x5xf32>", TurnBatchNormIntoConv())
     assert result.layers() == ["top.Conv y_BatchNormalization"]
     assert "group = 4 : i64" in result.text
@@ -75,28 +78,28 @@ def with_constant(op: str, shape: str, order: str = "%c, %k") -> str:
     )
 
 
-def test_product_by_a_constant_per_channel_folds(apply):
+def test_product_by_a_constant_per_channel_folds(apply: Callable[..., Any]) -> None:
     result = apply(with_constant("top.Mul", "6x1x1"), FoldMulIntoConv())
     assert result.layers() == ["top.Conv y_Last"]
 
 
-def test_product_by_a_scalar_on_the_left_folds(apply):
+def test_product_by_a_scalar_on_the_left_folds(apply: Callable[..., Any]) -> None:
     result = apply(with_constant("top.Mul", "1", "%k, %c"), FoldMulIntoConv())
     assert result.layers() == ["top.Conv y_Last"]
 
 
-def test_product_along_the_width_stays(apply):
+def test_product_along_the_width_stays(apply: Callable[..., Any]) -> None:
     result = apply(with_constant("top.Mul", "5"), FoldMulIntoConv())
     assert result.layers() == ["top.Conv c_Conv", "top.Mul y_Last"]
     assert "the constant k is not one number per channel" in result.trace.text()
 
 
-def test_sum_with_a_constant_per_channel_folds(apply):
+def test_sum_with_a_constant_per_channel_folds(apply: Callable[..., Any]) -> None:
     result = apply(with_constant("top.Add", "1x6x1x1"), FoldAddIntoConv())
     assert result.layers() == ["top.Conv y_Last"]
 
 
-def test_folding_leaves_the_original_weights_to_other_readers(apply):
+def test_folding_leaves_the_original_weights_to_other_readers(apply: Callable[..., Any]) -> None:
     shared = with_constant("top.Mul", "6x1x1").replace(
         RETURN,
         """%d = "top.Conv"(%x, %w, %b) {kernel_shape = [3, 3], strides = [1, 1], pads = [1, 0, 1, 2], group = 2 : i64}

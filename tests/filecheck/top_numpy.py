@@ -6,6 +6,9 @@ import numpy as np
 from bmflow.ir.layer import LayerOp
 from bmflow.ir.module import Module
 from bmflow.ir.structure import TopInputOp, TopNoneOp, TopWeightOp
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
 
 
 def run(module: Module, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -27,11 +30,19 @@ def run(module: Module, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return results
 
 
-def _relu(x, limit):
+def _relu(x: Array, limit: float) -> Array:
     return np.clip(x, 0, limit if limit > 0 else None)
 
 
-def _windows(x, kernel, strides, pads, dilations=(1, 1), fill=0.0, ceil=False):
+def _windows(
+    x: Array,
+    kernel: list[int],
+    strides: list[int],
+    pads: list[int],
+    dilations: tuple[int, ...] | list[int] = (1, 1),
+    fill: float = 0.0,
+    ceil: bool = False,
+) -> Array:
     """(n, c, oh, ow, kh, kw) windows of x."""
     extra = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     more = [(-(size + pads[i] + pads[i + 2] - extra[i]) % strides[i]) if ceil else 0 for i, size in enumerate(x.shape[2:])]
@@ -40,7 +51,7 @@ def _windows(x, kernel, strides, pads, dilations=(1, 1), fill=0.0, ceil=False):
     return windows[:, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
 
 
-def _conv(op, x, w, b):
+def _conv(op: LayerOp, x: Array, w: Array, b: Array | None) -> Array:
     windows = _windows(x, op.ints("kernel_shape"), op.ints("strides"), op.ints("pads"), op.ints("dilations"))
     group = op["group"]
     parts = zip(np.split(windows, group, axis=1), np.split(w, group, axis=0), strict=True)
@@ -48,18 +59,18 @@ def _conv(op, x, w, b):
     return y if b is None else y + b.reshape(1, -1, 1, 1)
 
 
-def _batch_norm(op, x, mean, variance, gamma, beta):
+def _batch_norm(op: LayerOp, x: Array, mean: Array, variance: Array, gamma: Array, beta: Array) -> Array:
     shape = (1, -1) + (1,) * (x.ndim - 2)
     mean, variance, gamma, beta = (v.reshape(shape) for v in (mean, variance, gamma, beta))
     return (x - mean) / np.sqrt(variance + op["epsilon"]) * gamma + beta
 
 
-def _max_pool(op, x):
+def _max_pool(op: LayerOp, x: Array) -> Array:
     args = op.ints("kernel_shape"), op.ints("strides"), op.ints("pads")
     return _windows(x, *args, fill=-np.inf, ceil=op["ceil_mode"]).max(axis=(-2, -1))
 
 
-def _avg_pool(op, x):
+def _avg_pool(op: LayerOp, x: Array) -> Array:
     args = op.ints("kernel_shape"), op.ints("strides"), op.ints("pads")
     total = _windows(x, *args, ceil=op["ceil_mode"]).sum(axis=(-2, -1))
     ones = np.ones_like(x)
@@ -70,37 +81,37 @@ def _avg_pool(op, x):
     return total / _windows(ones, *args, ceil=op["ceil_mode"]).sum(axis=(-2, -1))
 
 
-def _add(op, *xs):
+def _add(op: LayerOp, *xs: Array) -> Array:
     return sum(c * x for c, x in zip(op["coeff"] or [1.0] * len(xs), xs, strict=True))
 
 
-def _mul(op, *xs):
+def _mul(op: LayerOp, *xs: Array) -> Array:
     y = xs[0]
     for x in xs[1:]:
         y = y * x
     return y
 
 
-def _sigmoid(op, x):
+def _sigmoid(op: LayerOp, x: Array) -> Array:
     return 1 / (1 + np.exp(-x))
 
 
-def _softmax(op, x):
+def _softmax(op: LayerOp, x: Array) -> Array:
     e = np.exp(x - x.max(axis=op["axis"], keepdims=True))
     return e / e.sum(axis=op["axis"], keepdims=True)
 
 
-def _slice(op, x, *_):
+def _slice(op: LayerOp, x: Array, *_: Array) -> Array:
     ranges = zip(op.ints("offset"), op.ints("ends"), op.ints("steps"), strict=True)
     return x[tuple(slice(a, b, s) for a, b, s in ranges)]
 
 
-def _focus(op, x):
+def _focus(op: LayerOp, x: Array) -> Array:
     assert op["is_inversed"]
     return np.concatenate([x[:, :, i::2, j::2] for i in range(2) for j in range(2)], axis=1)
 
 
-def _reshape(op, x):
+def _reshape(op: LayerOp, x: Array) -> Array:
     return x.reshape(op.results[0].type.get_shape())
 
 

@@ -37,7 +37,7 @@ def run_onnx(
         values = session.run(list(keys), feeds)
     except Exception as error:  # onnxruntime's errors share no base
         raise InputError(f"onnxruntime cannot run the original model: {str(error).splitlines()[0]}") from error
-    results = {keys[name]: _real(value) for name, value in zip(keys, values, strict=True)}
+    results = {keys[name]: _real(np.asarray(value)) for name, value in zip(keys, values, strict=True)}
     return {name: _real(array) for name, array in feeds.items()} | results if all_tensors else results
 
 

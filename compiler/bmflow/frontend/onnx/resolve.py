@@ -47,7 +47,7 @@ def resolve(model: ModelProto, exported: Resolved | None = None) -> Resolved:
         InputError: shapes that do not fit together, with the layer name.
     """
     result = Resolved(constants={t.name: numpy_helper.to_array(t) for t in model.graph.initializer})
-    result.types = {value.name: value.type for value in network_inputs(model)}
+    result.types = {value.name: TypeProto.FromString(value.type.SerializeToString()) for value in network_inputs(model)}
     for node in model.graph.node:
         if exported is not None:
             _follow_new_shape(node, result, exported)
@@ -113,7 +113,7 @@ def _compute(node: NodeProto, known: Resolved, model: ModelProto) -> dict[str, n
     options.intra_op_num_threads, options.log_severity_level = 1, 4
     try:
         session = onnxruntime.InferenceSession(single.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return dict(zip(outputs, session.run(None, arrays), strict=True))
+        return {name: np.asarray(value) for name, value in zip(outputs, session.run(None, arrays), strict=True)}
     except Exception:  # onnxruntime's errors share no base; the node stays in the graph and is judged by its converter
         return None
 
@@ -121,7 +121,9 @@ def _compute(node: NodeProto, known: Resolved, model: ModelProto) -> dict[str, n
 def _infer(node: NodeProto, known: Resolved, model: ModelProto) -> dict[str, TypeProto]:
     """Types of a node's outputs; empty when an input or the operator is unknown."""
     names = [name for name in node.input if name]
-    types = {n: known.types[n] if n in known.types else _type_of(known.constants[n]) for n in names if n in known.types or n in known.constants}
+    types = {
+        n: known.types[n] if n in known.types else _type_of(known.constants[n]) for n in names if n in known.types or n in known.constants
+    }
     if len(types) < len(set(names)) or not onnx.defs.has(node.op_type, opset_of(model), node.domain):
         return {}
     schema = onnx.defs.get_schema(node.op_type, opset_of(model), node.domain)
@@ -156,7 +158,9 @@ def _follow_new_shape(node: NodeProto, new: Resolved, old: Resolved) -> None:
     target = [int(d) for d in new.constants[name]]
     fixed = _fixed_target(target, before, after) if node.op_type == "Reshape" else _fixed_sizes(target, before, after)
     if fixed is None:
-        raise InputError(f"{label(node)}: cannot bring {list(after)} into the shape {target} that the model was exported with; export it again")
+        raise InputError(
+            f"{label(node)}: cannot bring {list(after)} into the shape {target} that the model was exported with; export it again"
+        )
     node.input[index] = f"{name}_{node.output[0]}_shape"
     new.constants[node.input[index]] = np.array(fixed, np.int64)
 
@@ -203,7 +207,7 @@ def resolved_model(model: ModelProto, known: Resolved) -> ModelProto:
     result = ModelProto()
     result.CopyFrom(model)
     del result.graph.node[:], result.graph.initializer[:], result.graph.value_info[:], result.graph.sparse_initializer[:]
-    folded = {name for name in known.constants}
+    folded = set(known.constants)
     nodes = [node for node in model.graph.node if not all(name in folded for name in node.output if name)]
     used = {name for node in nodes for name in node.input} | {value.name for value in model.graph.output}
     result.graph.node.extend(nodes)
@@ -222,5 +226,3 @@ def resolved_model(model: ModelProto, known: Resolved) -> ModelProto:
 
 def _is_inner(name: str, model: ModelProto) -> bool:
     return all(value.name != name for value in (*model.graph.input, *model.graph.output))
-
-
