@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
 from bmflow.frontend.onnx import import_onnx
 from bmflow.ir.module import Module
 from bmflow.ir.text import parse, print_module
