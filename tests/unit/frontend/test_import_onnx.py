@@ -144,3 +144,9 @@ def test_imported_graph_is_a_valid_model_without_shape_arithmetic(tmp_path: Path
     imported = import_onnx(save(tmp_path / "m.onnx", HEAD, X, ["y"], FROZEN), "net", [[2, 4, 8, 8]])
     onnx.checker.check_model(imported.model, full_check=True)
     assert [n.op_type for n in imported.model.graph.node] == ["Sigmoid", "Reshape", "Transpose"]
+
+
+def test_frozen_reshape_of_a_model_with_dynamic_batch_follows_too(tmp_path: Path, converted: Callable[..., Module]) -> None:
+    target = {"t": np.array([-1, 2, 2, 8, 8], np.int64)}
+    path = save(tmp_path / "m.onnx", HEAD, {"x": ["batch", 4, 8, 8]}, ["y"], target)
+    assert "tensor<2x2x4x4x2xf32>" in shape_text(converted(path, input_shapes=[[2, 4, 4, 4]]))

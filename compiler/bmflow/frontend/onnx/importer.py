@@ -78,7 +78,7 @@ def import_onnx(
     model = reader.read_model(path)
     reader.select_outputs(model, output_names)
     reader.prune(model)
-    exported = exported_shapes(model) if input_shapes else None
+    exported = exported_shapes(model, input_shapes) if input_shapes else None
     reader.set_input_shapes(model, input_shapes)
     known = resolve(model, exported)
     simplified = resolved_model(model, known)

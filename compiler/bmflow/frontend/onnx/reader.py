@@ -48,6 +48,8 @@ def _check_graph(model: ModelProto, path: str | Path) -> None:
     known = {value.name for value in (*model.graph.input, *model.graph.initializer)} | {""}
     known |= {tensor.values.name for tensor in model.graph.sparse_initializer}
     for node in model.graph.node:
+        if not isinstance(node.op_type, str) or not isinstance(node.domain, str):  # bytes: what protobuf gives for broken UTF-8
+            raise InputError(f"{path}: an operator's name is no text; the file is damaged")
         missing = [name for name in node.input if name not in known]
         if missing:
             raise InputError(f"{path}: {label(node)} reads {missing[0]}, which nothing before it makes; the file is cut short or damaged")

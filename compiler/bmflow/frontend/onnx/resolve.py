@@ -59,10 +59,19 @@ def resolve(model: ModelProto, exported: Resolved | None = None) -> Resolved:
     return result
 
 
-def exported_shapes(model: ModelProto) -> Resolved | None:
-    """`resolve` with the declared input shapes; None when they are dynamic, for then nothing was frozen."""
-    dynamic = any(isinstance(d, str) or d < 1 for value in network_inputs(model) for d in dims_of(value))
-    return None if dynamic else resolve(model)
+def exported_shapes(model: ModelProto, shapes: Sequence[Sequence[int]]) -> Resolved | None:
+    """`resolve` with the declared input shapes, dynamic dimensions taken from `shapes`; None when those do not fit the inputs."""
+    filled = ModelProto.FromString(model.SerializeToString())
+    inputs = network_inputs(filled)
+    if len(shapes) != len(inputs):
+        return None
+    for value, shape in zip(inputs, shapes, strict=True):
+        declared = dims_of(value)
+        if len(declared) != len(shape):
+            return None
+        for dim, old, new in zip(value.type.tensor_type.shape.dim, declared, shape, strict=True):
+            dim.dim_value = old if isinstance(old, int) and old > 0 else new
+    return resolve(filled)
 
 
 def _constant_outputs(node: NodeProto, known: Resolved, model: ModelProto) -> dict[str, np.ndarray] | None:
@@ -130,7 +139,7 @@ def _infer(node: NodeProto, known: Resolved, model: ModelProto) -> dict[str, Typ
     data = {n: _tensor(known.constants[n], n) for n in names if n in known.constants and known.constants[n].size <= _SMALL}
     try:
         return onnx.shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=list(model.opset_import))
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         shapes = ", ".join(f"{name} {list(known.shape(name) or ())}" for name in names)
         reason = str(error).strip().splitlines()[-1]
         raise InputError(f"{label(node)}: its inputs ({shapes}) do not fit: {reason}; check the model and --input_shapes") from error
