@@ -150,3 +150,28 @@ def test_frozen_reshape_of_a_model_with_dynamic_batch_follows_too(tmp_path: Path
     target = {"t": np.array([-1, 2, 2, 8, 8], np.int64)}
     path = save(tmp_path / "m.onnx", HEAD, {"x": ["batch", 4, 8, 8]}, ["y"], target)
     assert "tensor<2x2x4x4x2xf32>" in shape_text(converted(path, input_shapes=[[2, 4, 4, 4]]))
+
+
+@pytest.mark.parametrize(
+    ("target", "shape", "expected"),
+    [
+        ([1, -1, 2], [2, 4, 4, 6], "2x48x2"),
+        ([1, 128, 2], [1, 4, 4, 6], "1x48x2"),
+        ([-1, 32, 8], [2, 4, 4, 6], "2x16x6"),
+        ([0, 4, -1], [3, 4, 8, 2], "3x4x16"),
+        ([4, 8, 8, 1, 1], [2, 4, 8, 8], "8x8x8x1x1"),
+    ],
+)
+def test_frozen_reshape_regroups_as_it_was_exported(
+    tmp_path: Path, converted: Callable[..., Module], target: list[int], shape: list[int], expected: str
+) -> None:
+    nodes = [node("Sigmoid", ["x"], ["s"]), node("Reshape", ["s", "t"], ["y"])]
+    path = save(tmp_path / "m.onnx", nodes, X, ["y"], {"t": np.array(target, np.int64)})
+    assert f"tensor<{expected}xf32>" in shape_text(converted(path, input_shapes=[shape]))
+
+
+def test_frozen_reshape_that_cannot_follow_names_the_layer(tmp_path: Path) -> None:
+    nodes = [node("Sigmoid", ["x"], ["s"]), node("Reshape", ["s", "t"], ["y"])]
+    path = save(tmp_path / "m.onnx", nodes, X, ["y"], {"t": np.array([16, 16], np.int64)})
+    with pytest.raises(InputError, match=r"y_Reshape: cannot bring \[1, 4, 3, 3\] into the shape \[16, 16\]"):
+        import_onnx(path, "net", [[1, 4, 3, 3]])

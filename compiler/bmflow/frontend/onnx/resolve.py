@@ -180,35 +180,57 @@ def _fixed_sizes(target: Sequence[int], before: Shape, after: Shape) -> list[int
 
 
 def _fixed_target(target: Sequence[int], before: Shape, after: Shape) -> list[int] | None:
-    """Target shape for the new input: equal leading and trailing dimensions follow it, then one other dimension may take the rest."""
-    if len(before) != len(after):
+    """Target shape for the new input: the smallest groups of dimensions that a reshape regroups follow their sources one by one."""
+    old = _explicit(target, before)
+    if old is None or len(before) != len(after):
         return None
-    if _fits(target, after):
-        return list(target)
-    fixed, free = list(target), set(range(len(target)))
-    for positions in (range(min(len(target), len(before))), range(-1, -min(len(target), len(before)) - 1, -1)):
-        for i in positions:
-            if target[i] != before[i]:
-                break
-            fixed[i] = after[i]
-            free.discard(i % len(target))
-    if _fits(fixed, after):
-        return fixed
-    return _scale_one(fixed, sorted(free, reverse=True), math.prod(after))
+    result: list[int] = []
+    for sources, targets in _groups(before, old):
+        free = next((i - targets.start for i in targets if target[i] == -1), None)
+        group = _fixed_group([old[i] for i in targets], math.prod(after[i] for i in sources), free)
+        if group is None:
+            return None
+        result += group
+    return result
 
 
-def _scale_one(fixed: list[int], free: Sequence[int], count: int) -> list[int] | None:
-    for i in free:
-        rest = math.prod(d for j, d in enumerate(fixed) if j != i)
-        if rest > 0 and count % rest == 0:
-            return [count // rest if j == i else d for j, d in enumerate(fixed)]
-    return None
+def _explicit(target: Sequence[int], source: Shape) -> list[int] | None:
+    """Target with 0 (copy) and -1 (the rest) written out; None when it does not fit the source."""
+    copied = [source[i] if d == 0 and i < len(source) else d for i, d in enumerate(target)]
+    rest, count = math.prod(d for d in copied if d != -1), math.prod(source)
+    if rest < 1 or count % rest:
+        return None
+    filled = [count // rest if d == -1 else d for d in copied]
+    return filled if math.prod(filled) == count else None
 
 
-def _fits(target: Sequence[int], source: Shape) -> bool:
-    resolved = [source[i] if d == 0 and i < len(source) else d for i, d in enumerate(target)]
-    product, count = math.prod(d for d in resolved if d != -1), math.prod(source)
-    return count % product == 0 if -1 in resolved and product else product == count
+def _groups(before: Shape, after: Sequence[int]) -> list[tuple[range, range]]:
+    """Cut two shapes of equal size into the shortest runs of dimensions with equal products."""
+    groups, i, j = [], 0, 0
+    while i < len(before) and j < len(after):
+        start_i, start_j, left, right = i, j, before[i], after[j]
+        i, j = i + 1, j + 1
+        while left != right:
+            if left < right:
+                left, i = left * before[i], i + 1
+            else:
+                right, j = right * after[j], j + 1
+        groups.append((range(start_i, i), range(start_j, j)))
+    if groups and (i < len(before) or j < len(after)):  # ones at the end of the longer shape
+        first_i, first_j = groups.pop()
+        groups.append((range(first_i.start, len(before)), range(first_j.start, len(after))))
+    return groups
+
+
+def _fixed_group(old: list[int], count: int, free: int | None) -> list[int] | None:
+    """Dimensions of one group for a new count: as they were if it has not changed, else the free one (or the largest) takes the change."""
+    if math.prod(old) == count:
+        return old
+    if not old:
+        return None
+    index = max(range(len(old)), key=old.__getitem__) if free is None else free
+    rest = math.prod(old) // old[index]
+    return None if count % rest else [count // rest if i == index else d for i, d in enumerate(old)]
 
 
 def resolved_model(model: ModelProto, known: Resolved) -> ModelProto:
