@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import onnx
 from onnx import ModelProto, NodeProto
 
 from bmflow.errors import InputError
@@ -124,8 +123,3 @@ def _check_names(graph: Graph, path: str | Path) -> None:
         if op.layer_name in seen:
             raise InputError(f"{path}: two layers would be called {op.layer_name}; rename one of the tensors in the model")
         seen.add(op.layer_name)
-
-
-def save_model(model: ModelProto, path: str | Path) -> None:
-    """Write the converted graph as an ONNX file."""
-    onnx.save(model, str(path))
