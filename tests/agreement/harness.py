@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-
 from bmflow import target
 from bmflow.codegen.generate import generate
 from bmflow.container.bmodel import write

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from bmflow import target
 from bmflow.codegen.coefficients import WeightImage, pack_blob, pack_filter, pack_rows, requant_rows
 from bmflow.codegen.exact_requant import find_exact
 from bmflow.ir.types import DType
+from hypothesis import given
+from hypothesis import strategies as st
 
 LANES = 64
 SIZES = st.tuples(st.integers(1, 140), st.integers(1, 140), st.integers(1, 3), st.integers(1, 3))

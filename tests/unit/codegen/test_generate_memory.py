@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from bmflow.dialects.tpu.compute import TpuReluOp
 from bmflow.dialects.tpu.shape import TpuReshapeOp
 from bmflow.ir.module import Module, ModuleBuilder
 from bmflow.ir.types import tensor_type
 from bmflow.passes.memory import Buffer, allocate, plan_tensors
+from hypothesis import given
+from hypothesis import strategies as st
 
 PAGE = 4096
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from bmflow import target
 from bmflow.codegen.lmem import Slots, place
 from bmflow.target import Memory
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +58,6 @@ def test_slots_load_only_what_is_not_there() -> None:
 def test_slots_never_overwrite_the_content_taken_just_before(contents: list[int]) -> None:
     slots = Slots([0, 100])
     taken = [(content, *slots.take(content)) for content in contents]
-    for (before, at, _), (content, address, fresh) in zip(taken, taken[1:], strict=False):
+    for (before, at, _), (content, address, fresh) in pairwise(taken):
         assert not (fresh and address == at)
         assert (before == content) == (address == at)

@@ -6,12 +6,11 @@ from itertools import product
 from math import prod
 
 import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
-
 from bmflow.codegen.moves import Dim, copies, dense_strides
 from bmflow.codegen.tiling import MAX_STRIDE, Axis, Span, cut_where, even_spans, shrink, spans, tiles
 from bmflow.codegen.views import elementwise_regions
+from hypothesis import given
+from hypothesis import strategies as st
 
 SMALL = st.integers(1, 9)
 

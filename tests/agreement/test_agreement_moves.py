@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from bmflow.dialects.tpu.shape import TpuConcatOp, TpuDepth2SpaceOp, TpuPermuteOp, TpuReshapeOp, TpuSliceOp, TpuUpsampleOp
 from bmflow.ir.types import DType
-
-from .harness import Network, element
+from harness import Network, element
 
 EVERY = pytest.mark.parametrize("dtype", [DType.I8, DType.U8, DType.F32, DType.F16, DType.BF16], ids=lambda dtype: dtype.value)
 

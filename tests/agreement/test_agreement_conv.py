@@ -7,11 +7,9 @@ from math import log2
 
 import numpy as np
 import pytest
-
 from bmflow.dialects.tpu.compute import TpuConv2DOp
 from bmflow.ir.types import DType
-
-from .harness import Network, element, exact
+from harness import Network, element, exact
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-
 from bmflow.dialects.tpu.compute import TpuPool2DOp
 from bmflow.ir.attributes import PoolMode, enum_attribute
 from bmflow.ir.types import DType
-
-from .harness import Network, element
+from harness import Network, element
 
 
 @dataclass(frozen=True)
