@@ -98,6 +98,13 @@ class ConvLayer(WindowLayer):
         row = groups * self.parallel * chunk.taps.count * self.weights.shape[3] * self.filter_dtype.itemsize
         return round_up(head, self.memory.eu_bytes) + round_up(rows * row, 4)
 
+    def compute_cycles(self, positions: int, unit: Unit, chunk: Chunk) -> float:
+        """The cube handles `parallel` channels at four positions a cycle in every lane; each 32-bit pass over the result adds to it."""
+        rows = -(-unit.y.count // self.memory.lanes)
+        cube = rows * -(-chunk.channels.count // self.parallel) * chunk.taps.count * self.weights.shape[3] * -(-positions // 4)
+        passes = 2 if self.integer else 0
+        return cube / self.build.rates.conv_efficiency + passes * rows * positions * DType.I32.itemsize / self.memory.eu_bytes
+
     def _blob(self, unit: Unit, chunk: Chunk) -> Blob:
         channels = slice(unit.y.first, unit.y.end)
         part = self.weights[channels, chunk.channels.first : chunk.channels.end, chunk.taps.first : chunk.taps.end]

@@ -79,6 +79,13 @@ class DepthwiseLayer(WindowLayer):
         taps = chunk.taps.count * self.weights.shape[3]
         return round_up(head + rows * taps * self.compute_dtype.itemsize, 4) + 4
 
+    def compute_cycles(self, positions: int, unit: Unit, chunk: Chunk) -> float:
+        """One vector of outputs a cycle and tap, and the passes over 32-bit sums."""
+        vectors = -(-unit.y.count // self.memory.lanes) * positions / self.memory.eu_bytes
+        taps = chunk.taps.count * self.weights.shape[3]
+        passes = (1 if self.integer else 2 if self.widen else 0) * DType.I32.itemsize
+        return vectors * (taps * self.compute_dtype.itemsize + passes)
+
     def _blob(self, unit: Unit, chunk: Chunk) -> Blob:
         channels = slice(unit.y.first, unit.y.first + unit.y.count * unit.y_step, unit.y_step)
         part = self.weights[channels, 0, chunk.taps.first : chunk.taps.end].reshape(unit.y.count, -1)

@@ -59,6 +59,11 @@ class PoolLayer(WindowLayer):
             size = -(-size // 2)
         yield [Chunk(channels, taps) for taps in spans(self.geometry.h.kernel, 1)]
 
+    def compute_cycles(self, positions: int, unit: Unit, chunk: Chunk) -> float:
+        """One vector of outputs a cycle and tap."""
+        vectors = -(-unit.y.count // self.memory.lanes) * positions * self.geometry.x_dtype.itemsize / self.memory.eu_bytes
+        return vectors * chunk.taps.count * self.geometry.w.kernel
+
     def coefficient_bytes(self, unit: Unit, chunk: Chunk) -> int:
         """Pools have no coefficients."""
         return 0

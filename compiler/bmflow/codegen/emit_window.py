@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, product
+from math import prod
 
 from bmflow.codegen.assembler import Assembler
 from bmflow.codegen.coefficients import Blob
@@ -23,8 +24,8 @@ from bmflow.ir.types import DType
 from bmflow.ir.values import SSAValue
 from bmflow.target import Memory
 
-DMA_START_BYTES = 16384
-"""What starting one DMA costs, as bytes that could have been moved instead; only weighs tilings against each other."""
+TILINGS = 6
+"""How many tilings that fit are weighed against each other, from the coarsest on."""
 W_STRIDE_BYTES = 128
 """Largest distance of neighbours along w in one DMA (BM1684X instruction notes, 4)."""
 
@@ -175,17 +176,27 @@ class WindowLayer(Layer):
             self.scratch_bytes(x, y, len(chunks)),
         ]  # fmt: skip
 
+    @abstractmethod
+    def compute_cycles(self, positions: int, unit: Unit, chunk: Chunk) -> float:
+        """Estimated cycles of one chunk of a tile of `positions` outputs."""
+
     def cost(self, plan: Plan) -> float:
-        """Bytes moved by a plan plus what its commands cost; for comparing plans."""
-        geometry = self.geometry
-        lines = sum(t.n.count * h.count * w.count for t, c in product(plan.tiles, plan.chunks) for h, w in [self.window(t, c)])
-        repeats = 1 if len(plan.tiles) * len(plan.chunks) == 1 else len(plan.units)
-        x_units = len({u.x for u in plan.units})
-        x_bytes = lines / len(plan.chunks) * geometry.x_shape[1] / x_units * geometry.x_dtype.itemsize * max(repeats, x_units)
-        loads = len(plan.units) * (len(plan.chunks) if len(plan.chunks) == 1 else len(plan.chunks) * len(plan.tiles))
-        coefficients = max(self.coefficient_bytes(u, c) for u, c in product(plan.units, plan.chunks)) * self.memory.lanes * loads
-        commands = len(plan.units) * len(plan.tiles) * (1 + len(plan.chunks)) + loads
-        return x_bytes + coefficients + commands * DMA_START_BYTES
+        """Estimated cycles of a plan: the busier engine all the time, the other one as long as nothing overlaps with it."""
+        geometry, rates = self.geometry, self.build.rates
+        unit, parts = plan.units[0], list(product(plan.tiles, plan.chunks))
+        windows = [(chunk, tile.n.count, *self.window(tile, chunk)) for tile, chunk in parts]
+        x_bytes = sum(n * h.count * w.count * chunk.of(unit).count for chunk, n, h, w in windows) * geometry.x_dtype.itemsize
+        x_loads = len({u.x for u in plan.units}) if len(parts) == 1 else len(plan.units)
+        coefficient_loads = len(plan.units) * (1 if len(plan.chunks) == 1 else len(parts))
+        coefficients = coefficient_loads * self.coefficient_bytes(unit, plan.chunks[0]) * min(unit.y.count, self.memory.lanes)
+        y_bytes = prod(geometry.y_shape) * geometry.y_dtype.itemsize
+        commands = x_loads * len(parts) + coefficient_loads + len(plan.units) * len(plan.tiles)
+        moved = (x_bytes * x_loads + coefficients + y_bytes) * rates.freq_hz / rates.ddr_bytes_per_second
+        gdma = moved + commands * rates.gdma_start_cycles
+        positions = [tile.n.count * tile.h.count * tile.w.count for tile, _ in parts]
+        tiu = sum(self.compute_cycles(count, unit, chunk) for count, (_, chunk) in zip(positions, parts, strict=True))
+        tiu = (tiu + len(parts) * rates.tiu_start_cycles) * len(plan.units)
+        return max(gdma, tiu) + min(gdma, tiu) / (len(plan.units) * len(parts))
 
     def emit(self, asm: Assembler) -> None:
         """Emit all tiles, loads and stores overlapped with arithmetic."""
@@ -311,14 +322,14 @@ def choose_plan(
     chunk_options: Iterable[Sequence[Chunk]],
     kinds: tuple[Callable[[int], int], Callable[[int], int]] = (lambda _: 0, lambda _: 0),
 ) -> Plan | None:
-    """The cheapest plan with as few chunks as possible; None when nothing fits."""
+    """The quickest plan, by estimate, with as few chunks as possible; None when nothing fits."""
     geometry = layer.geometry
     for chunks in chunk_options:
         plans: list[Plan] = []
         for units in unit_options:
             cuts = tile_options(geometry.y_shape[0], geometry.h, geometry.w, *kinds)
             fitting = (plan for tiles in cuts if (plan := layer.try_plan(units, tiles, chunks)) is not None)
-            plans += islice(fitting, 1)
+            plans += islice(fitting, TILINGS)
         if plans:
             return min(plans, key=layer.cost)
     return None

@@ -21,7 +21,7 @@ from bmflow.ir.module import Module
 from bmflow.ir.types import DType, dtype_of, quantization_of, shape_of
 from bmflow.ir.values import SSAValue
 from bmflow.passes.memory.lifetimes import is_activation
-from bmflow.target import Memory, Target
+from bmflow.target import Memory, Rates, Target
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,12 @@ class Build:
         if is_activation(value):
             return Tensor(self.addresses[layer_name(value)], shape_of(value), dtype_of(value))
         return Tensor(self.constant(value), shape_of(value), dtype_of(value))
+
+    @property
+    def rates(self) -> Rates:
+        """Figures of the time estimate that tilings are weighed by."""
+        assert self.target.rates is not None, "a target with a memory description has rates too"
+        return self.target.rates
 
     def reserve(self, value: SSAValue) -> None:
         """Put an operand into the weight image if it is a constant; needed while layers are planned, before addresses are final."""
