@@ -11,7 +11,7 @@ from bmflow.codegen.assembler import Arith, Assembler
 from bmflow.codegen.emit_conv import shape4
 from bmflow.codegen.layer import Build, Layer, NoCommands, Tensor, refuse
 from bmflow.codegen.lmem import place
-from bmflow.codegen.moves import Dim, dense_strides, emit_copy
+from bmflow.codegen.moves import Dim, copies, dense_strides
 from bmflow.codegen.operand import Local, Shape, aligned, aligned_bytes
 from bmflow.codegen.pipeline import Step, emit_pipelined
 from bmflow.codegen.tiling import Span, shrink, tiles
@@ -44,6 +44,15 @@ class MoveLayer(Layer):
         """Emit the copies in order."""
         for piece in self.pieces:
             emit_copy(asm, self.build.tensor(self.result), self.build.tensor(piece.source), piece.dims, piece.to, piece.start)
+
+
+def emit_copy(asm: Assembler, to: Tensor, source: Tensor, dims: Sequence[Dim], to_offset: int = 0, source_offset: int = 0) -> None:
+    """Emit the copies; both tensors have the same element type."""
+    for copy in copies(dims, to.dtype.itemsize, to_offset, source_offset):
+        shape: Shape = tuple(dim.size for dim in copy.dims)  # pyright: ignore[reportAssignmentType]
+        to_strides: Shape = tuple(dim.to for dim in copy.dims)  # pyright: ignore[reportAssignmentType]
+        strides: Shape = tuple(dim.source for dim in copy.dims)  # pyright: ignore[reportAssignmentType]
+        asm.dma(to.view(shape, to_strides, copy.to), source.view(shape, strides, copy.source))
 
 
 def plan_concat(build: Build, op: TpuConcatOp) -> MoveLayer:

@@ -19,15 +19,13 @@ from bmflow.codegen.layer import Build, Layer, Tensor
 from bmflow.codegen.lmem import Slots, place
 from bmflow.codegen.operand import Constant, Ddr, Local, Shape, aligned, aligned_bytes
 from bmflow.codegen.pipeline import Step, emit_pipelined
-from bmflow.codegen.tiling import Axis, Span, Window, cut_where, spans
+from bmflow.codegen.tiling import W_STRIDE_BYTES, Axis, Span, Window, cut_where, spans
 from bmflow.ir.types import DType
 from bmflow.ir.values import SSAValue
 from bmflow.target import Memory
 
 TILINGS = 6
 """How many tilings that fit are weighed against each other, from the coarsest on."""
-W_STRIDE_BYTES = 128
-"""Largest distance of neighbours along w in one DMA (BM1684X instruction notes, 4)."""
 
 
 @dataclass(frozen=True)

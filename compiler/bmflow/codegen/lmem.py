@@ -26,11 +26,6 @@ def place(memory: Memory, sizes: Sequence[int], separate_banks: bool = True) -> 
     return None
 
 
-def fits(memory: Memory, sizes: Sequence[int], separate_banks: bool = True) -> bool:
-    """Whether `place` finds room."""
-    return place(memory, sizes, separate_banks) is not None
-
-
 def _pack(sizes: Sequence[int], step: int) -> tuple[list[int], int]:
     addresses: list[int] = []
     end = 0

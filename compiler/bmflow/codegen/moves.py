@@ -6,10 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from bmflow.codegen.assembler import Assembler
-from bmflow.codegen.emit_window import W_STRIDE_BYTES
-from bmflow.codegen.layer import Tensor
-from bmflow.codegen.operand import Shape
+from bmflow.codegen.tiling import W_STRIDE_BYTES
 
 MAX_SIZE = 65535
 """Largest size of one dimension of a command (BM1684X instruction notes, 5)."""
@@ -97,12 +94,3 @@ def _order(dims: list[Dim], itemsize: int) -> list[Dim]:
     others = sorted((dim for dim in dims if dim is not w), key=lambda dim: -dim.to)
     close = max(w.to, w.source) * itemsize <= W_STRIDE_BYTES
     return [*others, w] if close else [*others, w, Dim(1, 1, 1)]
-
-
-def emit_copy(asm: Assembler, to: Tensor, source: Tensor, dims: Sequence[Dim], to_offset: int = 0, source_offset: int = 0) -> None:
-    """Emit the copies; both tensors have the same element type."""
-    for copy in copies(dims, to.dtype.itemsize, to_offset, source_offset):
-        shape: Shape = tuple(dim.size for dim in copy.dims)  # pyright: ignore[reportAssignmentType]
-        to_strides: Shape = tuple(dim.to for dim in copy.dims)  # pyright: ignore[reportAssignmentType]
-        strides: Shape = tuple(dim.source for dim in copy.dims)  # pyright: ignore[reportAssignmentType]
-        asm.dma(to.view(shape, to_strides, copy.to), source.view(shape, strides, copy.source))

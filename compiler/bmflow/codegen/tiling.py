@@ -12,6 +12,8 @@ MAX_STRIDE = 15
 """Largest stride and dilation one command can express (BM1684X instruction notes, 5)."""
 MAX_PAD = 15
 """Largest padding one command can express."""
+W_STRIDE_BYTES = 128
+"""Largest distance of neighbours along w in one DMA (BM1684X instruction notes, 4)."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,6 @@ class Span:
 def spans(total: int, size: int) -> list[Span]:
     """Cut `total` positions into pieces of `size`, the last one possibly smaller."""
     return [Span(first, min(size, total - first)) for first in range(0, total, size)]
-
-
-def even_spans(total: int, parts: int) -> list[Span]:
-    """Cut `total` positions into at most `parts` pieces whose sizes differ as little as pieces of one size allow."""
-    return spans(total, -(-total // max(1, min(parts, total))))
 
 
 @dataclass(frozen=True)
