@@ -63,7 +63,9 @@ def _closest(scale: float, bits: int, first: int) -> FixedPoint:
         if error < best and abs(multiplier) < limit:
             best, found = error, FixedPoint(multiplier, shift)
     if found is None:
-        raise NumericRangeError(f"scale {scale} needs a multiplier of more than {bits} bits; give the layer a float type in the quantize table")
+        raise NumericRangeError(
+            f"scale {scale} needs a multiplier of more than {bits} bits; give the layer a float type in the quantize table"
+        )
     return found
 
 
