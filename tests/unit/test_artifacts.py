@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from bmflow import artifacts
 from bmflow.errors import InputError
 

@@ -1,0 +1,50 @@
+"""Sigmoid and SiLU in f32: 1 / (1 + exp(-x)) and x / (1 + exp(-x)); 16-bit floats are widened first and rounded once at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bmflow.codegen.assembler import Arith, Assembler
+from bmflow.codegen.elementwise.base import ElementwiseEmitter, Resident
+from bmflow.codegen.elementwise.exponential import EXP_LIMIT, emit_exp, exp_series
+from bmflow.codegen.operand import Constant, Local
+from bmflow.ir.layer import LayerOp
+from bmflow.ir.module import Module
+from bmflow.ir.types import DType, dtype_of
+
+MODES = ("SIGMOID", "SILU")
+
+
+class ActiveEmitter(ElementwiseEmitter):
+    """About fourteen commands a tile."""
+
+    def resident(self, op: LayerOp, module: Module) -> list[Resident]:
+        """The series of exp(-x)."""
+        return [exp_series(-1)]
+
+    def scratch(self, op: LayerOp) -> list[DType]:
+        """Argument and power of two; for 16-bit floats also the input and the result in f32."""
+        wide = [] if dtype_of(op.results[0]) is DType.F32 else [DType.F32, DType.F32]
+        return [DType.F32, DType.I32, *wide]
+
+    def emit(
+        self, asm: Assembler, op: LayerOp, out: Local, inputs: Sequence[Local], scratch: Sequence[Local], resident: Sequence[Local]
+    ) -> None:
+        """Emit the commands of one tile."""
+        mode = _mode(op)
+        asm.require(mode in MODES, f"the function {mode}; only {' and '.join(MODES)} exist")
+        argument, power, *wide = scratch
+        x, y = (inputs[0], out) if not wide else (wide[0], wide[1])
+        if wide:
+            asm.arith(Arith.CAST, x, inputs[0])
+        asm.arith(Arith.MAX, argument, x, Constant(-EXP_LIMIT, DType.F32))
+        asm.arith(Arith.MIN, argument, argument, Constant(EXP_LIMIT, DType.F32))
+        emit_exp(asm, y, argument, power, resident[0], -1)
+        asm.arith(Arith.ADD, y, y, Constant(1.0, DType.F32))
+        asm.arith(Arith.DIV, y, x if mode == "SILU" else Constant(1.0, DType.F32), y)
+        if wide:
+            asm.arith(Arith.CAST, out, y)
+
+
+def _mode(op: LayerOp) -> str:
+    return str(op["mode"])
