@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from bmflow.ir.types import DType
+from bmflow.numerics.formats import to_bf16, to_f16
+from bmflow.numerics.rounding import Rounding, round_real
 from bmflow.target import Target
 
 
@@ -38,6 +43,24 @@ class ProgramTensor:
         for dim in self.shape:
             size *= dim
         return size
+
+    def to_real(self, raw: ArrayLike) -> NDArray[np.float32]:
+        """Real values of raw elements: (q - zero_point) * scale for integers, the value itself for floats."""
+        if self.dtype.is_float:
+            return np.asarray(raw, np.float32)
+        return ((np.asarray(raw, np.float64) - self.zero_point) * self.scale).astype(np.float32)
+
+    def from_real(self, values: ArrayLike) -> NDArray[np.float32] | NDArray[np.integer]:
+        """Raw elements nearest to real values, in `dtype.numpy`.
+
+        Integers are round(x / scale + zero_point), ties away from zero, saturated; NaN becomes the zero point. F16 and BF16 values
+        are rounded and stay float32.
+        """
+        real = np.asarray(values, np.float32)
+        if self.dtype.is_float:
+            return {DType.F16: to_f16, DType.BF16: to_bf16}.get(self.dtype, np.ascontiguousarray)(real).reshape(real.shape)
+        steps = np.nan_to_num(real.astype(np.float64) / self.scale, nan=0.0) + self.zero_point
+        return np.clip(round_real(steps, Rounding.HALF_AWAY), *self.dtype.limits).astype(self.dtype.numpy)
 
 
 @dataclass(frozen=True)
