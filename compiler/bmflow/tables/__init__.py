@@ -1,0 +1,1 @@
+"""Tables users read and write: plain values and the text formats they are stored in."""
