@@ -112,7 +112,8 @@ def load(name: str) -> InstructionSet:
 
 def _layout(entry: Mapping[str, Any]) -> Layout:
     fields = [Field(name, offset, width) for name, offset, width in entry["fields"]]
-    codes: Mapping[str, str | None] = next(iter(entry.get("sub", {}).values()), {})
+    sub: Mapping[str, Mapping[str, str | None]] = entry.get("sub") or {"": {}}
+    [codes] = sub.values()
     return Layout(
         name=entry["name"], engine="TIU" if entry["engine"] == "tiu" else "GDMA", size_bytes=entry["bits"] // 8, short=entry["short"],
         type=next(iter(entry.get("opcode", {}).values()), None),

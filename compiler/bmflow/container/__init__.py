@@ -1,0 +1,1 @@
+"""The bmodel file: header, flatbuffer, blobs; writing a program, reading it back, and cutting and joining files."""
