@@ -23,25 +23,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     parse.add_argument("--conf_thres", type=float, default=0.001, help="least score kept (default 0.001)")
     parse.add_argument("--iou_thres", type=float, default=0.6, help="overlap above which the weaker box goes (default 0.6)")
     parse.add_argument("--score_thres", type=float, default=0.5, help="least score drawn (default 0.5)")
+    parse.add_argument("--detector", default="", help="detector.json with classes and anchors (default: the ONNX metadata, else COCO)")
     return common.main(parse, _run, argv)
 
 
 def _run(options: argparse.Namespace) -> int:
     from bmflow.driver.detect import DetectOptions, detect
     from bmflow.errors import InputError
-    from bmflow.evaluation.labels import NAMES
 
     if len(options.net_input_dims) != 2:
         raise InputError(f"--net_input_dims {options.net_input_dims}: expected height,width such as 640,640")
-    found = detect(
+    result = detect(
         DetectOptions(
             options.model, options.input, options.output, tuple(options.net_input_dims),
-            options.conf_thres, options.iou_thres, options.score_thres,
+            options.conf_thres, options.iou_thres, options.score_thres, options.detector,
         )
     )  # fmt: skip
+    found = result.found
     for box, score, kind in zip(found.boxes, found.scores, found.classes, strict=True):
         if score >= options.score_thres:
-            print(f"{NAMES[int(kind)]:<16} {score:6.1%}  x {box[0]:.0f}..{box[2]:.0f}  y {box[1]:.0f}..{box[3]:.0f}")
+            print(f"{result.names[int(kind)]:<16} {score:6.1%}  x {box[0]:.0f}..{box[2]:.0f}  y {box[1]:.0f}..{box[3]:.0f}")
     print(f"saved {options.output}")
     return 0
 

@@ -10,10 +10,15 @@ from bmflow.cli import common
 _EXAMPLES = """examples:
   model_eval --model_file yolov5n_1684x_int8_sym.bmodel --dataset coco2017-val --postprocess_type coco_mAP \\
              --coco_annotation instances_coco2017-val.json
+  model_eval --model_file shapes_int8.bmodel --detector detector.json --dataset images/evaluation --postprocess_type coco_mAP \\
+             --coco_annotation annotations/evaluation.json
   model_eval --model_file squeezenet.bmodel --mlir squeezenet.mlir --dataset imagenet --postprocess_type topx
 
 The detector's family (YOLOv5 heads, YOLOX output) is recognised by its outputs and decides the preprocessing:
 YOLOv5 letterbox centred, RGB, divided by 255; YOLOX letterbox top-left, BGR, 0..255; padding 114 in both.
+Classes and anchors are COCO's and YOLOv5's own unless the ONNX file carries others or --detector gives them:
+  {"schema": 1, "family": "yolov5", "pad_value": 114, "classes": [{"id": 1, "name": "circle"}, ...],
+   "anchors": {"8": [[17, 16], [24, 25], [33, 32]], "16": [...], "32": [...]}}    width, height in pixels by stride
 """
 
 
@@ -25,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parse.add_argument("--postprocess_type", required=True, choices=["topx", "coco_mAP"], help="what to measure")
     parse.add_argument("--dataset_type", default="", help="accepted: the layout is recognised")
     parse.add_argument("--coco_annotation", default="", help="COCO annotation file (coco_mAP)")
+    parse.add_argument("--detector", default="", help="detector.json with classes and anchors (default: the ONNX metadata, else COCO)")
     parse.add_argument("--label_file", default="", help="one class number a line, from 1, for a flat folder (topx)")
     parse.add_argument("--mlir", default="", help="module that records the preprocessing, for .onnx and .bmodel (topx)")
     parse.add_argument("--count", type=int, default=0, help="measure only the first pictures (default 0: all)")
@@ -46,10 +52,12 @@ def _run_coco(options: argparse.Namespace) -> int:
     if not options.coco_annotation:
         raise InputError("--postprocess_type coco_mAP needs --coco_annotation, a COCO annotation file")
     settings = Settings(options.score_floor, options.iou_thres, options.max_boxes)
-    request = CocoOptions(options.model_file, options.dataset, options.coco_annotation, options.count, settings)
+    request = CocoOptions(options.model_file, options.dataset, options.coco_annotation, options.count, settings, options.detector)
     result = evaluate_coco(request, lambda work, total: common.progress(work, total, "evaluate"))
     accuracy = result.accuracy
-    print(f"{options.model_file}: {result.family.value}, {accuracy.pictures} pictures; {result.settings}")
+    print(
+        f"{options.model_file}: {result.family.value}, {accuracy.pictures} pictures; {result.settings}, letterbox padding {result.spec.pad_value}"
+    )
     for name, value in sorted(accuracy.per_class.items(), key=lambda item: -item[1]):
         print(f"  {name:<16} {value:.3f}")
     print(f"mAP50-95 {accuracy.map:.4f}  mAP50 {accuracy.map50:.4f}  mAP75 {accuracy.map75:.4f}")

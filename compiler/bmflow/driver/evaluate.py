@@ -12,6 +12,7 @@ from bmflow.driver.inference import MlirSession, Session, open_session, run_on_p
 from bmflow.errors import InputError
 from bmflow.evaluation import coco, detector
 from bmflow.evaluation.detections import Detections
+from bmflow.evaluation.spec import COCO, METADATA_KEY, DetectorSpec
 
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".jfif"}
 Progress = Callable[[Iterable[tuple[int, str]], int], Iterable[tuple[int, str]]]
@@ -19,40 +20,71 @@ Progress = Callable[[Iterable[tuple[int, str]], int], Iterable[tuple[int, str]]]
 
 @dataclass(frozen=True)
 class CocoOptions:
-    """`count` 0 measures every annotated picture; `model` is .onnx, .mlir or .bmodel."""
+    """`count` 0 measures every annotated picture; `model` is .onnx, .mlir or .bmodel; `detector` as for `detector_spec`."""
 
     model: str
     dataset: str
     annotation: str
     count: int = 0
     settings: detector.Settings = field(default_factory=detector.Settings)
+    detector: str = ""
 
 
 @dataclass(frozen=True)
 class CocoResult:
-    """Accuracy and what it was measured with."""
+    """Accuracy, what it was measured with, and what was found in each picture (by id, in its own pixels)."""
 
     accuracy: coco.CocoAccuracy
     family: detector.Family
     settings: detector.Settings
+    spec: DetectorSpec
+    found: dict[int, Detections]
 
 
 def evaluate_coco(options: CocoOptions, progress: Progress | None = None) -> CocoResult:
-    """Score a detector; the family (and with it the preprocessing) is recognised by the shapes of the outputs.
+    """Score a detector; its family decides the preprocessing.
 
     Raises:
-        InputError: unreadable files, no annotated picture in the folder, or outputs of no known detector.
+        InputError: unreadable files, no annotated picture in the folder, classes that differ, or outputs of no known detector.
     """
     annotations = coco.Annotations.load(options.annotation)
+    spec = detector_spec(options.model, options.detector)
+    annotations.check_classes(spec, options.detector or options.model)
     work = _annotated_pictures(options, annotations)
     session = open_session(options.model)
     net_size = _net_size(session, options.model)
-    family = detector.family_of(run_on_picture(session, np.zeros((1, 3, *net_size), np.float32)), net_size)
+    family = detector.family_of(run_on_picture(session, np.zeros((1, 3, *net_size), np.float32)), net_size, spec)
     found: dict[int, Detections] = {}
     for number, path in progress(work, len(work)) if progress else work:
-        ready = detector.letterbox(detector.read_picture(path), net_size, family)
-        found[number] = detector.find(run_on_picture(session, ready.data), family, net_size, options.settings, ready)
-    return CocoResult(coco.measure(annotations, found, options.settings.limit), family, options.settings)
+        ready = detector.letterbox(detector.read_picture(path), net_size, family, spec.pad_value)
+        found[number] = detector.find(run_on_picture(session, ready.data), family, net_size, options.settings, ready, spec)
+    accuracy = coco.measure(annotations, found, options.settings.limit, spec)
+    return CocoResult(accuracy, family, options.settings, spec, found)
+
+
+def detector_spec(model: str, path: str = "") -> DetectorSpec:
+    """What is known of a detector: the given detector.json, else what an ONNX file says in its metadata, else COCO's classes and anchors.
+
+    Raises:
+        InputError: an unreadable description.
+    """
+    if path:
+        return DetectorSpec.load(path)
+    if not model.endswith(".onnx") or not Path(model).is_file():
+        return COCO
+    text = _onnx_metadata(model).get(METADATA_KEY)
+    return DetectorSpec.parse(text, f"{model}, metadata {METADATA_KEY}") if text else COCO
+
+
+def _onnx_metadata(path: str) -> dict[str, str]:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (OSError, DecodeError) as error:
+        raise InputError(f"{path}: not a readable ONNX file ({error})") from error
+    return {item.key: item.value for item in model.metadata_props}
 
 
 def _annotated_pictures(options: CocoOptions, annotations: coco.Annotations) -> list[tuple[int, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -11,13 +12,13 @@ from bmflow.evaluation.detections import Detections
 from bmflow.evaluation.labels import NAMES
 
 
-def draw(picture: np.ndarray, found: Detections, threshold: float) -> np.ndarray:
+def draw(picture: np.ndarray, found: Detections, threshold: float, names: Sequence[str] = NAMES) -> np.ndarray:
     """Return a copy of a BGR picture with every box at or above the threshold and its `class:87.3%` label."""
     canvas = np.ascontiguousarray(picture.copy())
     scale = max(0.4, min(canvas.shape[:2]) / 1200)
     for box, score, kind in zip(found.boxes, found.scores, found.classes, strict=True):
         if score >= threshold:
-            _draw_box(canvas, box, f"{NAMES[int(kind)]}:{score:.1%}", _colour(int(kind)), scale)
+            _draw_box(canvas, box, f"{names[int(kind)]}:{score:.1%}", _colour(int(kind)), scale)
     return canvas
 
 

@@ -19,7 +19,7 @@ def cells_of(net_size: tuple[int, int]) -> int:
 
 
 def decode(output: np.ndarray, net_size: tuple[int, int], floor: float, every_class: bool) -> Detections:
-    """Turn the output (1, cells, 85) into boxes in network pixels: xy = (v + grid) * stride, wh = exp(v) * stride."""
+    """Turn the output (1, cells, 5 + classes) into boxes in network pixels: xy = (v + grid) * stride, wh = exp(v) * stride."""
     grid, stride = _grid(net_size)
     rows = output[0].astype(np.float32)
     keep = rows[:, 4] > floor
