@@ -35,7 +35,8 @@ def generate(module: Module, target: Target) -> Program:
     """Compile a lowered module.
 
     Raises:
-        CompileError: the processor has no code generator, or a layer cannot be compiled (named, with the reason).
+        InputError: the processor has no code generator yet.
+        CompileError: a layer cannot be compiled (named, with the reason).
     """
     memory = target.require_codegen()
     build = Build(module, target, memory, WeightImage(memory), {})

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from bmflow.errors import CompileError, InputError, nearest_names
+from bmflow.errors import InputError, nearest_names
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ class Target:
         """Return the memory description needed to generate code.
 
         Raises:
-            CompileError: bmflow has no code generator for this processor yet.
+            InputError: bmflow has no code generator for this processor yet.
         """
         if self.memory is None:
             ready = [name for name in names() if load(name).memory is not None]
-            raise CompileError(
+            raise InputError(
                 f"{self.name}: code generation is not supported yet; this version generates code for {', '.join(ready)}. "
                 "Stop after the lowered module with --not_gen_bmodel"
             )
