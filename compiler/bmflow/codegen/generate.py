@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from bmflow.codegen.assembler import Assembler
 from bmflow.codegen.coefficients import WeightImage
 from bmflow.codegen.elementwise import EMITTERS
+from bmflow.codegen.emit_channel_lookup import ChannelLookupLayer, has_table_per_channel
 from bmflow.codegen.emit_conv import ConvLayer
 from bmflow.codegen.emit_depthwise import DepthwiseLayer, is_depthwise
 from bmflow.codegen.emit_elementwise import plan_elementwise, plan_relu_in_place
 from bmflow.codegen.emit_move import MOVES, plan_move
 from bmflow.codegen.emit_pool import plan_pool
 from bmflow.codegen.layer import Build, Layer, Sequel
-from bmflow.dialects.tpu.compute import TpuConv2DOp, TpuPool2DOp
+from bmflow.dialects.tpu.compute import TpuConv2DOp, TpuLutOp, TpuPool2DOp
 from bmflow.errors import CompileError
 from bmflow.ir.layer import LayerOp, layer_name
 from bmflow.ir.module import Module
@@ -90,6 +91,11 @@ def _plan_pool(build: Build, op: LayerOp) -> Layer:
     return plan_pool(build, op)
 
 
+def _plan_lookup(build: Build, op: LayerOp) -> Layer:
+    assert isinstance(op, TpuLutOp)
+    return ChannelLookupLayer(build, op) if has_table_per_channel(op) else plan_elementwise(build, op)
+
+
 def _plan_move(build: Build, op: LayerOp) -> Layer:
     layer = plan_move(build, op)
     return Sequel((layer, plan_relu_in_place(build, op))) if op.settings().get("do_relu") else layer
@@ -100,4 +106,5 @@ PLANNERS: Mapping[str, Planner] = {
     "tpu.Pool2D": _plan_pool,
     **dict.fromkeys(MOVES, _plan_move),
     **dict.fromkeys(EMITTERS, plan_elementwise),
+    "tpu.Lut": _plan_lookup,
 }

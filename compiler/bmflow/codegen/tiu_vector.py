@@ -67,12 +67,14 @@ class VectorCommands(CommandStreams):
         constants = {"opd1_const": 1, "opd1_addr": multiplier & 0xFFFFFFFF, "opd2_addr": packed}
         self.append(Engine.TIU, "sRQ&sDQ", self._requant(out, x, rounding) | constants, [out], [x])
 
-    def gather(self, out: Local, table: Local, index: Local) -> None:
+    def gather(self, out: Local, table: Local, index: Local, *, per_channel: bool = False) -> None:
         """out = table[index] for bytes; `index` is read as unsigned.
 
         Args:
             out, index: EU-aligned, one shape (n, c, 1, w).
-            table: 256 bytes in every lane; out, table and index lie in different banks.
+            table: 256 bytes in every lane, one copy for all channels; or (1, c, 1, 256), EU-aligned, a table for every channel. out,
+                table and index lie in different banks.
+        Source: BM1684X instruction notes, 3.8; the form with a table per channel is in the kernel interface only.
         """
         self.require_sizes(out.shape)
         self.require(out.shape == index.shape and out.shape[2] == 1, "a look-up of another shape")
@@ -80,8 +82,11 @@ class VectorCommands(CommandStreams):
         self.require(table.address % self.memory.eu_bytes == 0, f"a look-up table at {table.address}")
         self.require(self._separate_banks(out, table, index), "a look-up within one bank")
         _, c, _, w = index.shape
+        own = table.shape == (1, c, 1, TABLE_ENTRIES) and is_aligned(self.memory, table)
+        self.require(own or not per_channel, f"a look-up of {c} channels in tables of shape {table.shape}")
+        layout = Layout.ALIGNED if per_channel else Layout.TABLE
         fields = {
-            "cmd_short": 1, "tsk_typ": 6, "tsk_eu_typ": 5, "opd0_str": Layout.TABLE, "opd0_h": 1, "opd0_w": TABLE_ENTRIES,
+            "cmd_short": 1, "tsk_typ": 6, "tsk_eu_typ": 5, "opd0_str": layout, "opd0_h": 1, "opd0_w": TABLE_ENTRIES,
             "opd1_c": c, "opd1_w": w, "res0_prec": PRECISION[out.dtype], "opd0_prec": PRECISION[table.dtype],
             "opd1_prec": PRECISION[index.dtype], "res0_addr": self.tiu_address(out), "opd0_addr": self.tiu_address(table),
             "opd1_addr": self.tiu_address(index), **sizes(out, "res0"),

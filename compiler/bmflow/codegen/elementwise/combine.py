@@ -118,7 +118,7 @@ def _emit_floats(
 ) -> None:
     """out = factors[0] * x_0 arith factors[1] * x_1 ..., relu."""
     if not scratch:
-        asm.arith(arith, out, *inputs)
+        asm.arith(arith, out, inputs[0], inputs[1])
         emit_relu(asm, op, out)
         return
     total = out if out.dtype is DType.F32 else scratch[1]

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from bmflow.codegen.assembler import Assembler
 from bmflow.codegen.elementwise.base import ElementwiseEmitter, Resident
 from bmflow.codegen.operand import Local, aligned

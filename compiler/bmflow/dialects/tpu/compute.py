@@ -89,7 +89,10 @@ class TpuReluOp(LayerOp):
 
 @irdl_op_definition
 class TpuLutOp(LayerOp):
-    """y = table[x & 0xff]: an 8-bit look-up indexed by the raw byte of x. table: weight 1x1x1x256 of the result's storage type."""
+    """y = table[x & 0xff]: an 8-bit look-up indexed by the raw byte of x.
+
+    table: weight of the result's storage type, 1x1x1x256, or 1xCx1x256 with a table of its own for every channel of an
+    (n, C, h, w) input."""
 
     name = "tpu.Lut"
     input = operand_def()
