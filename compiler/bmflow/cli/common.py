@@ -7,6 +7,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 from bmflow import __version__
@@ -71,6 +72,14 @@ def progress(items: Iterable[_T], total: int, what: str) -> Iterable[_T]:
 
     console = Console(stderr=True)
     return track(items, description=what, total=total, console=console, disable=not console.is_terminal)
+
+
+def status(what: str) -> AbstractContextManager[object]:
+    """Show on standard error what a long step is doing, with a moving sign; nothing when that is no terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return console.status(what) if console.is_terminal else nullcontext()
 
 
 def int_list(text: str) -> list[int]:
