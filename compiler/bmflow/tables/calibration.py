@@ -45,7 +45,7 @@ class CalibrationTable:
     tune: int = 0
     mlir: str = ""
     asym_ops: tuple[str, ...] = ()
-    weight_scales: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    weight_scales: Mapping[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
     notes: tuple[str, ...] = ()
 
     def text(self) -> str:
