@@ -22,9 +22,10 @@ _EXPLICIT = 3
 """Layout codes of an operand: 0 is aligned, 3 has strides of its own (BM1684X instruction notes, 1.6)."""
 _IMPLIED = {
     "cmd_short", "cmd_id", "cmd_id_dep", "cmd_id_en", "tsk_typ", "tsk_eu_typ", "tsk_opd_num", "cmd_type", "cmd_special_function",
-    "stride_enable", "nchw_copy", "localmem_mask_l32", "localmem_mask_h32",
+    "stride_enable", "nchw_copy",
 }  # fmt: skip
 """Fields that the rest of a line tells, or that are the same in every command."""
+_ALL_LANES = {("localmem_mask_l32", 0xFFFFFFFF), ("localmem_mask_h32", 0xFFFFFFFF)}
 _TIU_OPERANDS = ("res0", "res1", "opd0", "opd1", "opd2", "opd3")
 _GDMA_OPERANDS = ("dst", "src", "index", "mask")
 _STRIDED = ("res0", "opd0", "opd1")
@@ -76,7 +77,8 @@ class _View:
         texts = {name: operand(name) for name in names}
         results = [text for name, text in texts.items() if text and name in ("res0", "res1", "dst")]
         sources = [text for name, text in texts.items() if text and name not in ("res0", "res1", "dst")]
-        rest = [f"{name} = {value}" for name, value in self._fields.items() if value and name not in self._shown | _IMPLIED]
+        left = {name: value for name, value in self._fields.items() if value and name not in self._shown | _IMPLIED}
+        rest = [f"{name} = {value}" for name, value in left.items() if (name, value) not in _ALL_LANES]
         sides = " = ".join(", ".join(side) for side in (results, sources) if side)
         return sides + (f" {{{', '.join(rest)}}}" if rest else "")
 
