@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from bmflow.numerics.similarity import Report
     from bmflow.passes.lowering import LoweringOptions
     from bmflow.simulator import Simulation
-    from bmflow.tables.calibration import CalibrationTable
-    from bmflow.tables.precision import PrecisionTable
     from bmflow.target import Target
 
 LOG = logging.getLogger("bmflow")
@@ -173,7 +171,7 @@ def prepare(options: DeployOptions) -> Job:
     _check_processor(options, processor, mode)
     _check_files(options, processor)
     module = _load_top(options.mlir)
-    lowering = _lowering(options, processor, mode, module)
+    lowering = _lowering(options, processor, mode)
     if options.test_reference:
         _check_reference(options, module)
     return Job(options, processor, module, lowering, _stem(module.name, processor.name, mode, options.asymmetric))
@@ -223,11 +221,13 @@ def _load_top(path: str) -> Module:
     return module
 
 
-def _lowering(options: DeployOptions, processor: Target, mode: str, module: Module) -> LoweringOptions:
+def _lowering(options: DeployOptions, processor: Target, mode: str) -> LoweringOptions:
     from bmflow.passes.lowering import LoweringOptions
+    from bmflow.tables.calibration import CalibrationTable
+    from bmflow.tables.precision import PrecisionTable
 
-    calibration = _calibration_table(options.calibration_table, module) if options.calibration_table else None
-    precision = _precision_table(options.quantize_table, processor, module) if options.quantize_table else None
+    calibration = CalibrationTable.load(options.calibration_table) if options.calibration_table else None
+    precision = PrecisionTable.load(options.quantize_table) if options.quantize_table else None
     integer = mode == "INT8" or (precision is not None and "INT8" in precision.modes.values())
     if integer and calibration is None:
         raise InputError("INT8 needs --calibration_table, the file that run_calibration writes for this module")
@@ -235,33 +235,6 @@ def _lowering(options: DeployOptions, processor: Target, mode: str, module: Modu
         target=processor, mode=mode, asymmetric=options.asymmetric, table=calibration, precision=precision, quant_input=options.quant_input,
         quant_output=options.quant_output, high_precision=options.high_precision, matmul_perchannel=options.matmul_perchannel,
     )  # fmt: skip
-
-
-def _calibration_table(path: str, module: Module) -> CalibrationTable:
-    from bmflow.tables.calibration import CalibrationTable
-
-    table = CalibrationTable.load(path)
-    _require_known(table.ranges, module, f"--calibration_table {path}", "calibrate this module again")
-    return table
-
-
-def _precision_table(path: str, processor: Target, module: Module) -> PrecisionTable:
-    from bmflow.tables.precision import PrecisionTable
-
-    table = PrecisionTable.load(path)
-    _require_known(table.modes, module, f"--quantize_table {path}", "correct the names, they are the module's layer names")
-    for layer, mode in table.modes.items():
-        if mode not in processor.modes:
-            raise InputError(f"--quantize_table {path}: {layer} asks for {mode}; {processor.name} has {', '.join(processor.modes)}")
-    return table
-
-
-def _require_known(names: Iterable[str], module: Module, where: str, advice: str) -> None:
-    known = [op.layer_name for op in module.layers()]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        listed = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-        raise InputError(f"{where}: {module.name} has no layers {listed}; {advice}. {nearest_names(unknown[0], known)}".rstrip(" ."))
 
 
 def _check_reference(options: DeployOptions, module: Module) -> None:
