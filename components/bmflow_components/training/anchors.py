@@ -9,6 +9,8 @@ from bmflow.evaluation.yolov5 import Anchors
 def fit_anchors(sizes: np.ndarray, strides: tuple[int, ...], each: int = 3, rounds: int = 50) -> dict[int, Anchors]:
     """Cluster box sizes by k-means in the logarithm (so that errors are ratios), smallest to the finest stride.
 
+    The start is one box at each of evenly spaced ranks of area, so the result depends on the boxes alone.
+
     Args:
         sizes: (k, 2) width, height in pixels.
     Returns:

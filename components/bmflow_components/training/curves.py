@@ -1,5 +1,8 @@
 """Training curves as a picture."""
 
+# pyright: reportMissingImports=false
+# (PyTorch and matplotlib belong to the extra `train`)
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

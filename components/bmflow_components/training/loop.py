@@ -4,6 +4,9 @@ What an epoch does follows from the options and its number alone (order, changes
 written whole after each: training killed at any moment and started again ends with the same weights as if it had not been.
 """
 
+# pyright: reportMissingImports=false
+# (PyTorch and matplotlib belong to the extra `train`)
+
 from __future__ import annotations
 
 import contextlib
@@ -132,7 +135,6 @@ def train(
     options.check()
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
-    folder.mkdir(parents=True, exist_ok=True)
     key = _key(images, annotation, options)
     every = data.load(images, annotation, options.size)
     learn, held_out = _split(every, options)
@@ -141,6 +143,7 @@ def train(
     spec = DetectorSpec(Family.YOLOV5, names, ids, anchors, data.PAD_VALUE)
     state = _load_checkpoint(folder / "checkpoint.pt", key, _fresh(options, len(names)))
     truth = coco.Annotations.load(str(annotation))
+    folder.mkdir(parents=True, exist_ok=True)
     while state.epoch < options.epochs and not _given_up(state, options):
         started = time.monotonic()
         losses = _epoch(state, learn, anchors, options, progress)
@@ -158,9 +161,10 @@ def train(
 
 def _key(images: Path, annotation: Path, options: TrainOptions) -> str:
     """Digest of what decides the result: options, annotations, and the pictures' bytes."""
+    listed = coco.Annotations.load(str(annotation)).pictures
     whole = hashlib.sha256(json.dumps(asdict(options), sort_keys=True).encode())
     whole.update(artifacts.sha256_file(annotation).encode())
-    for number, name in sorted(coco.Annotations.load(str(annotation)).pictures.items()):
+    for number, name in sorted(listed.items()):
         path = images / name
         if not path.is_file():
             raise InputError(f"{path}: no such picture, though {annotation} names it as picture {number}")
@@ -177,7 +181,8 @@ def _split(every: data.Pictures, options: TrainOptions) -> tuple[data.Pictures, 
 
 
 def _fresh(options: TrainOptions, classes: int) -> _State:
-    network = build(NetworkOptions(classes), options.size, options.seed).to(memory_format=torch.channels_last)
+    network = build(NetworkOptions(classes), options.size, options.seed)
+    network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (its stub forgets this form)
     kernels = [p for p in network.parameters() if p.ndim > 1]
     rest = [p for p in network.parameters() if p.ndim <= 1]  # biases and normalisation are not decayed
     groups = [{"params": kernels, "weight_decay": options.decay}, {"params": rest, "weight_decay": 0.0}]

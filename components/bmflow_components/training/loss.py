@@ -6,6 +6,9 @@ on a cell's edge is everybody's). Box: complete IoU, arXiv 1911.08287 section 4.
 with the IoU reached as its target. Classes: binary cross entropy of each.
 """
 
+# pyright: reportMissingImports=false
+# (PyTorch and matplotlib belong to the extra `train`)
+
 from __future__ import annotations
 
 import math

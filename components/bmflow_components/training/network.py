@@ -10,6 +10,9 @@ Sources of the ideas: CSP (arXiv 1911.11929), spatial pyramid pooling (arXiv 140
 aggregation (arXiv 1803.01534), anchors and objectness (arXiv 1804.02767).
 """
 
+# pyright: reportMissingImports=false
+# (PyTorch and matplotlib belong to the extra `train`)
+
 from __future__ import annotations
 
 import math
@@ -32,11 +35,18 @@ class NetworkOptions:
     depths: tuple[int, int, int, int] = (1, 1, 2, 1)
 
 
-class ConvBlock(nn.Sequential):
+class ConvBlock(nn.Module):
     """Convolution without bias, batch normalisation, SiLU; padding keeps ceil(size / stride)."""
 
     def __init__(self, ic: int, oc: int, kernel: int = 1, stride: int = 1):
-        super().__init__(nn.Conv2d(ic, oc, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(oc, eps=1e-3, momentum=0.03), nn.SiLU())
+        super().__init__()
+        self.conv = nn.Conv2d(ic, oc, kernel, stride, kernel // 2, bias=False)
+        self.norm = nn.BatchNorm2d(oc, eps=1e-3, momentum=0.03)
+        self.act = nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, ic, h, w) -> (n, oc, ceil(h / stride), ceil(w / stride))."""
+        return self.act(self.norm(self.conv(x)))
 
 
 class Bottleneck(nn.Module):
