@@ -88,6 +88,11 @@ class InstructionSet:
             raise CompileError(f"{self.name}: has no command layout {name}; {nearest_names(name, self.layouts)}".rstrip("; "))
         return found
 
+    @staticmethod
+    def head_mask(engine: Engine) -> int:
+        """The bits among the first 64 that tell the layout and the operation."""
+        return _HEAD_MASKS[engine]
+
     def identify(self, engine: Engine, bits: int) -> Layout | None:
         """Tell the layout of a command from its first 64 bits; None when no known operation has them."""
         return self.heads[engine].get(bits & _HEAD_MASKS[engine])
