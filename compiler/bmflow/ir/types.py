@@ -172,6 +172,13 @@ _ELEMENTS: dict[DType, Attribute] = {
 }  # fmt: skip
 
 
+def float_type(dtype: DType) -> FloatType:
+    """The MLIR type of a float `dtype`, for `CalibratedType.get` and `UniformType.get`."""
+    element = _ELEMENTS[dtype]
+    assert isinstance(element, FloatType)
+    return element
+
+
 def tensor_type(shape: Sequence[int], element: DType | Attribute = DType.F32) -> TensorType:
     """Build `tensor<...>` from a shape and either a plain element kind or a quant type."""
     return TensorType(_ELEMENTS[element] if isinstance(element, DType) else element, list(shape))
