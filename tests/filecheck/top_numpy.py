@@ -93,7 +93,13 @@ def _mul(op: LayerOp, *xs: Array) -> Array:
 
 
 def _sigmoid(op: LayerOp, x: Array) -> Array:
-    return 1 / (1 + np.exp(-x))
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-x))
+
+
+def _scaled_active(op: LayerOp, x: Array, scale_in: Array, shift_in: Array, scale_out: Array) -> Array:
+    argument = x * scale_in + shift_in
+    return (argument if op["mode"] == "SILU" else 1) * _sigmoid(op, argument) * scale_out
 
 
 def _softmax(op: LayerOp, x: Array) -> Array:
@@ -125,6 +131,7 @@ OPS = {
     "top.Relu": lambda op, x: _relu(x, op["relu_limit"]),
     "top.Sigmoid": _sigmoid,
     "top.SiLU": lambda op, x: x * _sigmoid(op, x),
+    "top.ScaledActive": _scaled_active,
     "top.Softmax": _softmax,
     "top.Concat": lambda op, *xs: np.concatenate(xs, axis=op["axis"]),
     "top.Slice": _slice,

@@ -24,7 +24,8 @@ from bmflow.ir.values import SSAValue
 from bmflow.passes.rewrite import users
 
 Classes = NDArray[np.int64]
-ACTIVATIONS = (TopSiLUOp, TopSigmoidOp)
+ACTIVATIONS: dict[type, str] = {TopSiLUOp: "SILU", TopSigmoidOp: "SIGMOID"}
+"""Ops that can take a scale per channel on both sides, and what the scaled form calls them."""
 _KEEPERS = (TopMaxPoolOp, TopAvgPoolOp, TopUpsampleOp)
 
 
@@ -121,7 +122,7 @@ def is_argument(value: SSAValue) -> bool:
     """Whether a feature map is the plain result of a convolution that one activation reads and nobody else."""
     owner, readers = value.owner, users(value)
     plain = isinstance(owner, TopConvOp) and not owner["do_relu"] and isinstance(owner.filter.owner, TopWeightOp)
-    return plain and len(shape_of(value)) == 4 and len(readers) == 1 and isinstance(readers[0], ACTIVATIONS)
+    return plain and len(shape_of(value)) == 4 and len(readers) == 1 and type(readers[0]) in ACTIVATIONS
 
 
 def clamps_above(op: LayerOp) -> bool:

@@ -1,7 +1,7 @@
 """--we: give every channel of a feature map its own scale, so that all channels use the 8-bit range, and undo it in the weights after it.
 
     Conv(x; W, b)            -> Conv(x / s_x; W[oc, ic] * s_x[ic] / s_y[oc], b / s_y)
-    y = SiLU(x)              -> SiLU(x' * s + z) / s_y, x' = (x - z) / s: one table per channel once lowered to INT8
+    y = SiLU(x)              -> ScaledActive: SiLU(x' * s + z) / s_y, x' = (x - z) / s; one table per channel once lowered to INT8
 
 The float network stays the same but for rounding. Scales weigh the range of activations against the range of weights,
 s = peak^a / column^(1 - a), with the `a` that gives the least estimated noise. Sources: Nagel et al. 2019, "Data-free quantization
@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from bmflow.correction.channel_graph import ACTIVATIONS, ChannelGraph, is_argument, is_depthwise
 from bmflow.correction.channel_statistics import ChannelStatistics
 from bmflow.dialects.top.conv import TopConvOp
-from bmflow.dialects.top.elementwise import TopAddOp, TopMulOp
-from bmflow.ir.layer import LayerOp, layer_name, set_layer_name
+from bmflow.dialects.top.elementwise import TopScaledActiveOp
+from bmflow.ir.layer import LayerOp, layer_name
 from bmflow.ir.module import Module
 from bmflow.ir.structure import TopWeightOp
 from bmflow.ir.types import DType, is_none, shape_of
 from bmflow.ir.values import SSAValue
-from bmflow.passes.rewrite import insert_before
+from bmflow.passes.rewrite import insert_before, replace
 from bmflow.tables.calibration import Range
 
 Reals = NDArray[np.float64]
@@ -65,7 +65,7 @@ class _Equalizer:
         self.module, self.statistics = module, statistics
         self.graph = ChannelGraph(module)
         self.convs = [op for op in module.layers() if isinstance(op, TopConvOp) and isinstance(op.filter.owner, TopWeightOp)]
-        self.activations = [op for op in module.layers() if isinstance(op, ACTIVATIONS) and is_argument(op.operands[0])]
+        self.activations = [op for op in module.layers() if type(op) in ACTIVATIONS and is_argument(op.operands[0])]
         self.arguments = {layer_name(op.operands[0]) for op in self.activations}
         self.scale_of_class: dict[int, float] = {}
         self.result = Equalized(module)
@@ -216,24 +216,13 @@ class _Equalizer:
             self.result.ranges[op.layer_name] = Range(1.0, -1.0, 1.0)
 
     def _rewrite_activation(self, op: LayerOp, out: Reals, argument: tuple[Reals, Reals]) -> None:
-        """x' -> x' * s + z -> activation -> / s_y; the last op keeps the layer's name."""
-        name, (half, centre) = op.layer_name, argument
-        scaled = self._per_channel(op, TopMulOp, f"{name}_scale_in", op.operands[0], half)
-        op.operands[0] = self._per_channel(op, TopAddOp, f"{name}_shift_in", scaled, centre)
-        if np.all(out == 1):
-            return
-        set_layer_name(op, f"{name}_unscaled")
-        weight = self.module.new_weight(f"{name}_scale_out_weight", _column(1 / out), DType.F32, op)
-        last = TopMulOp.make(name, [op.results[0], weight], op.results[0].type)
-        block = op.parent_block()
-        assert block is not None
-        block.insert_op_after(last, op)
-        op.results[0].replace_uses_with_if(last.results[0], lambda use: use.operation is not last)
-
-    def _per_channel(self, before: LayerOp, kind: type[TopMulOp | TopAddOp], name: str, value: SSAValue, numbers: Reals) -> SSAValue:
-        weight = self.module.new_weight(f"{name}_weight", _column(numbers), DType.F32, before)
-        return insert_before(before, kind.make(name, [value, weight], value.type)).results[0]
-
-
-def _column(numbers: Reals) -> NDArray[np.float32]:
-    return numbers.astype(np.float32).reshape(1, -1, 1, 1)
+        half, centre = argument
+        numbers = {"scale_in": half, "shift_in": centre, "scale_out": 1 / out}
+        weights = [
+            self.module.new_weight(f"{op.layer_name}_{name}", values.astype(np.float32).reshape(1, -1, 1, 1), DType.F32, op)
+            for name, values in numbers.items()
+        ]
+        result = op.results[0]
+        mode = {"mode": ACTIVATIONS[type(op)]}
+        scaled = insert_before(op, TopScaledActiveOp.make(op.layer_name, [op.operands[0], *weights], result.type, mode))
+        replace(op, scaled.results[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from xdsl.dialects.builtin import IntegerAttr
+from xdsl.dialects.builtin import IntegerAttr, StringAttr
 from xdsl.irdl import attr_def, irdl_op_definition, operand_def, result_def, var_operand_def
 
 from bmflow.dialects.top.conv import RELU
@@ -60,6 +60,22 @@ class TopSiLUOp(LayerOp):
 
 
 @irdl_op_definition
+class TopScaledActiveOp(LayerOp):
+    """y = f(x * scale_in + shift_in) * scale_out per channel, f = SILU or SIGMOID by `mode`.
+
+    input (n, c, h, w); the three others are weights (1, c, 1, 1). Made by weight equalization only; no other tool knows it.
+    """
+
+    name = "top.ScaledActive"
+    input = operand_def()
+    scale_in = operand_def()
+    shift_in = operand_def()
+    scale_out = operand_def()
+    mode = attr_def(StringAttr)
+    output = result_def()
+
+
+@irdl_op_definition
 class TopSoftmaxOp(LayerOp):
     """y = exp(beta * (x - max)) / sum over the axis (negative axes are resolved by the front end)."""
 
@@ -70,4 +86,4 @@ class TopSoftmaxOp(LayerOp):
     output = result_def()
 
 
-OPS = (TopAddOp, TopMulOp, TopReluOp, TopSigmoidOp, TopSiLUOp, TopSoftmaxOp)
+OPS = (TopAddOp, TopMulOp, TopReluOp, TopSigmoidOp, TopSiLUOp, TopScaledActiveOp, TopSoftmaxOp)
