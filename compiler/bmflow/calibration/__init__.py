@@ -1,0 +1,1 @@
+"""Find the range of every tensor from sample inputs: statistics, threshold methods, tuning."""

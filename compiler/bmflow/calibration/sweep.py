@@ -1,0 +1,51 @@
+"""One streaming pass over the samples: decode ahead, infer, and gather statistics while the next batches are under way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from bmflow.calibration.collect import Statistics
+from bmflow.calibration.methods import Method
+from bmflow.calibration.ordered import in_order
+from bmflow.calibration.samples import Loader
+from bmflow.errors import InputError
+from bmflow.ir.module import Module
+from bmflow.kernels import Executable
+
+Arrays = dict[str, np.ndarray]
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
+
+
+def collect(
+    module: Module, loader: Loader, method: Method, bins: int = 2048, threads: int = 2, progress: Progress | None = None
+) -> Statistics:
+    """Gather the statistics of every tensor; memory depends on the network and `threads`, not on the number of samples.
+
+    Raises:
+        InputError: no sample, or too few of them, can be used; a tensor holds NaN or infinity.
+    """
+    planned = -(-len(loader.entries) // loader.batch)
+    statistics = Statistics(module, method, planned, bins)
+    executable = Executable(module, statistics.exposed, threads=1)  # whole batches run side by side: less waiting than threads inside one
+    with ThreadPoolExecutor(threads) as pool:
+        outputs = in_order(pool, executable.run, _batches(loader, pool, threads), threads)
+        for values in progress(outputs, planned) if progress else outputs:
+            statistics.add(values)
+    if not loader.used:
+        raise InputError(f"none of the {len(loader.entries)} samples could be used; the first is {loader.entries[0]}")
+    return statistics
+
+
+def first_batches(loader: Loader, count: int, threads: int = 2) -> list[Arrays]:
+    """The first batches of network inputs."""
+    with ThreadPoolExecutor(threads) as pool:
+        return list(islice(_batches(loader, pool, threads), count))
+
+
+def _batches(loader: Loader, pool: Executor, threads: int) -> Iterator[Arrays]:
+    return loader.batches(in_order(pool, lambda entry: (entry, loader.load(entry)), loader.entries, threads + 1))

@@ -1,0 +1,125 @@
+"""run_calibration: find the value range of every layer from sample inputs, for 8-bit models."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bmflow.cli import common
+
+if TYPE_CHECKING:
+    from bmflow.driver.calibrate import CalibrateOptions
+
+_EXAMPLES = """examples:
+  run_calibration yolov5n.mlir --dataset coco2017-calib --input_num 100 -o yolov5n_cali_table
+  run_calibration net.mlir --data_list samples.txt --cali_method mse -o net_cali_table
+
+Samples are pictures (prepared as recorded in the .mlir), or npz or npy files (used as they are); a folder is searched through, sorted,
+shuffled with a fixed seed, and the first --input_num are taken, so that every run takes the same ones. A data list has one sample a line
+in the order it is used; several inputs are separated by commas. Broken pictures are named and skipped; the run is refused when more than
+half of the samples are broken.
+
+Methods: kl (least information lost), mse (least squared error), max (largest value seen), percentile9999 (nearly the largest),
+aciq_gauss and aciq_laplace (best for a bell or a double exponential). kl and aciq are tuned on the first --tune_num batches: thresholds
+are raised where that brings the outputs of the next layers closer to float.
+
+Writes the table -o and beside it shape_pattern_qtable, the layers better left in float (pass it to model_deploy --quantize_table to use
+it). Memory does not grow with the number of samples.
+"""
+_METHODS = ("kl", "mse", "max", "percentile9999", "aciq_laplace", "aciq_gauss", "use_kl", "use_mse", "use_max", "use_percentile9999")
+_LATER = (
+    ("search", "False"), ("pre_qtable", ""), ("quantize_method_list", ""), ("global_compare_layers", ""), ("post_process", ""),
+    ("part_quantize", ""), ("custom_operator", ""), ("fp_type", "auto"), ("mix_mode", "wi8ai8_fp"),
+)  # fmt: skip
+_LATER_FLAGS = ("sq", "smc", "we", "bc", "cluster", "part_asymmetric", "kurtosis_analysis")
+_UNUSED = ("bc_inference_num", "inference_num", "expected_cos", "min_layer_cos", "max_float_layers", "benchmark_method")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool."""
+    return common.main(_parser(), _run, argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parse = common.parser("run_calibration", __doc__ or "", _EXAMPLES)
+    parse.add_argument("mlir_file", help="the top .mlir that model_transform wrote")
+    parse.add_argument("-o", "--calibration_table", required=True, help="the table to write")
+    data = parse.add_argument_group("samples (one of the two)")
+    data.add_argument("--dataset", default="", help="folder of pictures, npz or npy files, searched recursively")
+    data.add_argument("--data_list", default="", help="text file with one sample a line; wins over --dataset")
+    data.add_argument("--input_num", type=int, default=0, help="samples to use (default 0: all)")
+    how = parse.add_argument_group("method")
+    how.add_argument("--cali_method", choices=_METHODS, default="kl", metavar="METHOD", help=f"{', '.join(_METHODS[:6])} (default kl)")
+    how.add_argument("--tune_num", type=int, default=5, help="batches for tuning, kl and aciq only (default 5; 0: no tuning)")
+    how.add_argument("--tune_list", default="", help="data list of the samples to tune on, all of them")
+    how.add_argument("--histogram_bin_num", type=int, default=2048, help="bins of the kl histogram at the start (default 2048)")
+    how.add_argument(
+        "--debug_cmd", default="", help="tune_steps=N (default 21), min_tuned_diff=X (default 0.01), or a method's name; `;` between"
+    )
+    how.add_argument("--processor", "--chip", type=str.lower, default="bm1684x", help="decides the float type of the float layers")
+    how.add_argument("--quantize_table", default="", help="where the table of float layers goes (default: shape_pattern_qtable)")
+    later = parse.add_argument_group("known, not supported yet")
+    for name, default in _LATER:
+        later.add_argument(f"--{name}", default=default, help=argparse.SUPPRESS)
+    for name in _LATER_FLAGS:
+        later.add_argument(f"--{name}", action="store_true", help=argparse.SUPPRESS)
+    for name in _UNUSED:  # settings of the searches: harmless without one
+        later.add_argument(f"--{name}", help=argparse.SUPPRESS)
+    later.add_argument("--debug_log", action="store_true", help=argparse.SUPPRESS)
+    return parse
+
+
+def _run(options: argparse.Namespace) -> int:
+    _refuse_later(options)
+    from bmflow.driver.calibrate import calibrate
+
+    calibrate(_options(options), common.progress)
+    return 0
+
+
+def _refuse_later(options: argparse.Namespace) -> None:
+    from bmflow.errors import InputError
+
+    given = [f"--{name} {getattr(options, name)}" for name, default in _LATER if getattr(options, name) != default]
+    given += [f"--{name}" for name in _LATER_FLAGS if getattr(options, name)]
+    if given:
+        raise InputError(f"{', '.join(given)}: not supported yet; leave it out to calibrate without")
+
+
+def _options(options: argparse.Namespace) -> CalibrateOptions:
+    from bmflow.calibration.methods import Method
+    from bmflow.driver.calibrate import CalibrateOptions
+
+    debug = _debug_settings(options.debug_cmd)
+    method = Method.named(next((name for name in debug if name in _METHODS), options.cali_method))
+    return CalibrateOptions(
+        options.mlir_file, options.calibration_table, options.dataset, options.data_list, options.input_num, method, options.tune_num,
+        options.tune_list, options.histogram_bin_num, _tune_settings(debug), options.processor, options.quantize_table,
+    )  # fmt: skip
+
+
+def _debug_settings(text: str) -> dict[str, str]:
+    from bmflow.errors import InputError
+
+    settings = {key.strip(): value.strip() for key, _, value in (item.partition("=") for item in text.split(";")) if key.strip()}
+    for key in settings:
+        if key not in ("tune_steps", "min_tuned_diff", *_METHODS):
+            raise InputError(
+                f"--debug_cmd {key}: not supported; known are tune_steps=N, min_tuned_diff=X and the methods {', '.join(_METHODS[:6])}"
+            )
+    return settings
+
+
+def _tune_settings(debug: dict[str, str]):
+    from bmflow.calibration.tune import TuneSettings
+    from bmflow.errors import InputError
+
+    try:
+        return TuneSettings(int(debug.get("tune_steps", "21")), float(debug.get("min_tuned_diff", "0.01")))
+    except ValueError as error:
+        raise InputError(f"--debug_cmd: expected tune_steps=N;min_tuned_diff=X with numbers ({error})") from error
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
