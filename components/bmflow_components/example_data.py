@@ -16,7 +16,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -136,27 +137,20 @@ def _existing(folder: Path, options: DatasetOptions) -> Dataset:
     return found
 
 
-class _atomic_folder:  # noqa: N801  (reads as the function it is in use)
-    """A temporary folder beside `target`, renamed to it when the block ends well and removed otherwise."""
-
-    def __init__(self, target: Path):
-        self.target = target
-
-    def __enter__(self) -> Path:
-        try:
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            self.work = Path(tempfile.mkdtemp(prefix=f".{self.target.name}.", dir=self.target.parent))
-        except OSError as error:
-            raise InputError(f"{self.target}: cannot write here ({error.strerror}); choose a writable folder") from error
-        return self.work
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        try:
-            if kind is None:
-                self.work.chmod(0o755)
-                os.replace(self.work, self.target)  # an empty target folder is replaced
-        finally:
-            shutil.rmtree(self.work, ignore_errors=True)
+@contextmanager
+def _atomic_folder(target: Path) -> Generator[Path]:
+    """Give a temporary folder beside `target`; rename it to `target` when the block ends well, remove it otherwise."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"{target}: cannot write here ({error.strerror}); choose a writable folder") from error
+    try:
+        yield work
+        work.chmod(0o755)
+        os.replace(work, target)  # an empty target folder is replaced
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _write_split(folder: Path, split: str, options: DatasetOptions, progress: Progress | None) -> None:
