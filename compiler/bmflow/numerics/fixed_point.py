@@ -57,10 +57,15 @@ def _closest(scale: float, bits: int, first: int) -> FixedPoint:
         raise NumericRangeError(f"scale {scale} is not a finite number; look for an empty or infinite calibration range")
     limit = (1 << 31) - 1 if bits == 32 else 127
     best, found = float(np.finfo(np.float32).max), None
-    for shift in range(first, MAX_RSHIFT + 1):
+    useful = -frexp(narrow)[1]  # smaller shifts leave less than half of 1
+    if first < useful:
+        best, found = abs(narrow), FixedPoint(0, first)
+    for shift in range(max(first, useful), MAX_RSHIFT + 1):
         multiplier = half_away(narrow * 2.0**shift)
+        if abs(multiplier) >= limit:
+            break
         error = float(np.float32(abs(multiplier / 2.0**shift - narrow)))
-        if error < best and abs(multiplier) < limit:
+        if error < best:
             best, found = error, FixedPoint(multiplier, shift)
     if found is None:
         raise NumericRangeError(
