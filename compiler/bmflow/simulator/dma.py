@@ -69,7 +69,9 @@ def _sizes(fields: Fields, side: str) -> Shape:
 
 def _operand(fields: Fields, side: str, shape: Shape, itemsize: int) -> Operand:
     address = fields[f"{side}_start_addr_l32"] | fields[f"{side}_start_addr_h8"] << 32
-    strides = (fields[f"{side}_nstride"], fields[f"{side}_cstride"], fields[f"{side}_hstride"], fields[f"{side}_wstride"])
+    # A broadcast leaves the stride of w 0 and takes elements that follow each other (instruction notes, 2).
+    w_stride = 1 if fields["cmd_special_function"] == BROADCAST else fields[f"{side}_wstride"]
+    strides = (fields[f"{side}_nstride"], fields[f"{side}_cstride"], fields[f"{side}_hstride"], w_stride)
     what = "source" if side == "src" else "destination"
     memory = fields.memory
     inside = address - memory.lmem_gdma_base
