@@ -151,11 +151,8 @@ class _Scene:
             case 2:  # flat ellipse
                 flat = _regular(32) * [length, length * rng.uniform(0.15, 0.45)]
             case _:  # splinter: a thin quadrilateral without right angles
-                flat = (
-                    np.array([[-1, 0], [rng.uniform(-0.4, 0), -0.3], [1, rng.uniform(-0.2, 0.2)], [rng.uniform(0, 0.5), 0.35]])
-                    * length
-                    / 1.5
-                )
+                corners = [[-1, 0], [rng.uniform(-0.4, 0), -0.3], [1, rng.uniform(-0.2, 0.2)], [rng.uniform(0, 0.5), 0.35]]
+                flat = np.array(corners) * length / 1.5
         return [flat @ turn.T + centre]
 
     def _colour(self) -> np.ndarray:
