@@ -11,6 +11,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--update-golden` rewrites the stored texts of tests/golden from what the code gives now; read the diff before committing."""
+    parser.addoption("--update-golden", action="store_true", help="rewrite the expected texts under tests/golden")
+
+
 def data_folder() -> Path | None:
     """Folder of real models and pictures: BMFLOW_TEST_DATA, by default ../shared/data beside the project."""
     folder = Path(os.environ.get("BMFLOW_TEST_DATA", ROOT.parent / "shared" / "data"))
