@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from bmflow.calibration import kl, octav
+from bmflow.calibration import kl
 from bmflow.calibration.histogram import Histogram
 from bmflow.calibration.percentile import Extremes, extremes_to_keep
 from hypothesis import given, settings
@@ -70,13 +70,3 @@ def test_extremes_are_those_of_all_values(samples: list[np.ndarray], percent: fl
     np.testing.assert_array_equal(extremes.largest, together[-keep:])
     np.testing.assert_array_equal(extremes.smallest, together[:keep])
     assert together[0] <= extremes.low(percent) <= extremes.high(percent) <= together[-1]
-
-
-@settings(max_examples=60, deadline=None)
-@given(arrays(np.float32, st.integers(1, 200), elements=FLOATS))
-def test_octav_never_clips_everything(values: np.ndarray) -> None:
-    found = octav.threshold(values, float(values.min()))
-    if float(np.abs(values).max()) < 1e-8:
-        assert found == 1.0
-    else:
-        assert found >= float(np.abs(values[values != 0]).min()) * (1 - 1e-6)
