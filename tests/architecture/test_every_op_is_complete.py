@@ -8,7 +8,7 @@ from bmflow.dialects import DIALECTS
 from bmflow.dialects.top import Top
 from bmflow.dialects.tpu import Tpu
 from bmflow.ir.structure import STRUCTURE_OPS
-from bmflow.kernels import EMITTERS as KERNELS
+from bmflow.kernels.emitters import EMITTERS as KERNELS
 from bmflow.passes.lowering import LOWERINGS
 
 TOP = sorted(op.name for op in Top.operations if op not in STRUCTURE_OPS)

@@ -67,6 +67,11 @@ class Emission:
         """A numeric attribute."""
         return float(self.op[name])  # pyright: ignore[reportArgumentType]
 
+    @property
+    def has_relu(self) -> bool:
+        """Whether the op clamps its result."""
+        return "do_relu" in self.op.DEFAULTS and self.flag("do_relu")
+
     def integer(self, name: str) -> int:
         """An integer attribute."""
         return int(self.op[name])  # pyright: ignore[reportArgumentType]
@@ -92,7 +97,7 @@ class Emission:
 
     def finish(self, y: str) -> str:
         """End a float result: clamp as the op's attributes say, then round to its type."""
-        return self.rounded(self.clamped(y) if self.op.settings().get("do_relu") else y)
+        return self.rounded(self.clamped(y) if self.has_relu else y)
 
     def clamped(self, y: str) -> str:
         """max(y, 0), and min with relu_limit where that is positive."""
@@ -103,7 +108,7 @@ class Emission:
 
     def moved(self, y: str) -> str:
         """End a result that holds values of the operand unchanged but for relu."""
-        if not self.op.settings().get("do_relu"):
+        if not self.has_relu:
             return y
         if self.result.is_float:
             return self.rounded(self.clamped(y))

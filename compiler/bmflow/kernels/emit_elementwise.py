@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from bmflow.ir.types import is_none
+from bmflow.ir.types import is_none, shape_of
 from bmflow.kernels.emission import Emission, Emitter
 from bmflow.kernels.graph import DOUBLE, FLOAT
 from bmflow.kernels.lookup import look_up, map_bytes
@@ -99,12 +99,25 @@ def emit_active(e: Emission) -> str:
 
 
 def emit_lut(e: Emission) -> str:
-    """tpu.Lut: table[raw byte]."""
+    """tpu.Lut: table[raw byte], or tables[channel][raw byte]."""
     table = e.weight(1)
-    e.require(table is not None and not is_none(e.op.operands[1]) and table.size == 256, "without a constant table of 256 entries")
+    e.require(table is not None and not is_none(e.op.operands[1]) and table.shape[-1] == 256, "without a constant table of 256 entries")
     e.require(e.held().numpy == np.uint8 and e.result.numpy == np.uint8, "on other types than 8-bit integers")
     assert table is not None
-    return map_bytes(e, table.reshape(-1)[e.held().stored() & 0xFF].astype(e.result.dtype.numpy))
+    if table.size > 256:
+        channels = shape_of(e.op.operands[0])[1]
+        e.require(table.size == 256 * channels, f"with tables for {table.size // 256} of {channels} channels")
+    tables = table.reshape(-1, 256) if table.size > 256 else table.reshape(-1)
+    return map_bytes(e, tables[..., e.held().stored() & 0xFF].astype(e.result.dtype.numpy))
+
+
+def emit_scaled_active(e: Emission) -> str:
+    """f(x * scale_in + shift_in) * scale_out."""
+    x, scale_in, shift_in, scale_out = e.inputs
+    argument = e.node("Add", e.node("Mul", x, scale_in), shift_in)
+    sigmoid = e.node("Sigmoid", argument)
+    value = e.node("Mul", argument, sigmoid) if e.op["mode"] == "SILU" else sigmoid
+    return e.finish(e.node("Mul", value, scale_out))
 
 
 EMITTERS: dict[str, Emitter] = {
@@ -113,6 +126,7 @@ EMITTERS: dict[str, Emitter] = {
     "top.Relu": emit_relu,
     "top.Sigmoid": emit_sigmoid,
     "top.SiLU": emit_silu,
+    "top.ScaledActive": emit_scaled_active,
     "tpu.Add": emit_add,
     "tpu.Mul": emit_mul,
     "tpu.Relu": emit_relu,

@@ -1,6 +1,6 @@
 """From sums to 8 or 16 bits: y = sat(rshift_round((acc + addend) * multiplier, rshift) + zero), half up, exactly.
 
-acc * multiplier / 2^rshift is exact in float64 while all its terms stay below 2^53 steps of 2^-rshift, so one multiplication, one
+acc * multiplier / 2^rshift is exact in float64 while all its terms stay below 2^52 steps of 2^-rshift, so one multiplication, one
 addition and one cut towards zero give the defined integer (results below zero saturate anyway). This costs a third of the same
 in int64 and 1.5 times a float32 form, which would be wrong next to ties. Larger numbers take int64, clipped first where the result is
 saturated already.
@@ -16,43 +16,10 @@ import numpy as np
 from bmflow.kernels.emission import Emission
 from bmflow.kernels.graph import DOUBLE, INT32, INT64, UINT8
 
-_EXACT = 1 << 53
-_INT32 = 1 << 31
+_EXACT = 2.0**52
+_INT32 = 2.0**31
 _INT64 = 1 << 62
-
-
-@dataclass(frozen=True)
-class _Channel:
-    """Integers of one channel: y = (acc * multiplier + constant) >> rshift."""
-
-    multiplier: int
-    rshift: int
-    addend: int
-    zero: int
-
-    @property
-    def half(self) -> int:
-        """Half of the step that is rounded to, and the zero point."""
-        return (1 << self.rshift >> 1) + (self.zero << self.rshift)
-
-    @property
-    def constant(self) -> int:
-        """Everything that is added."""
-        return self.addend * self.multiplier + self.half
-
-    def total(self, bound: int) -> int:
-        """Bound of every intermediate number."""
-        return (bound + abs(self.addend)) * abs(self.multiplier) + self.half
-
-    def limits(self, high: int) -> tuple[int, int]:
-        """Sums (addend included) beyond which the result is saturated."""
-        if self.multiplier == 0:
-            return 0, 0
-        below, above = (-1 - self.zero) << self.rshift, (high + 1 - self.zero) << self.rshift
-        if self.multiplier < 0:
-            below, above = above, below
-        ends = below // self.multiplier, -(-above // self.multiplier)
-        return min(ends), max(ends)
+_MAX_SHIFT = 63
 
 
 def requantize(
@@ -63,23 +30,22 @@ def requantize(
     Args:
         acc: a tensor of any number type that holds integers.
         bounds: largest magnitude of acc; this and the other lists have one entry, or one for each channel (axis 1).
+    Raises:
+        CompileError: more than 62 bits are needed.
     """
-    count = max(len(values) for values in (bounds, multipliers, rshifts, addends))
-    columns = [list(values) * (count if len(values) == 1 else 1) for values in (bounds, multipliers, rshifts, addends)]
-    bound = columns[0]
-    channels = [_channel(m, r, a, e.result.zero) for m, r, a in zip(*columns[1:], strict=True)]
-    exact = all(c.total(b) < min(_EXACT, _INT32 << c.rshift) for c, b in zip(channels, bound, strict=True))
-    return narrow(e, _affine(e, acc, channels) if exact else _clipped(e, acc, channels))
+    bound, m, s, addend = np.broadcast_arrays(*(np.array(values, np.int64) for values in (bounds, multipliers, rshifts, addends)))
+    left, s = np.maximum(-s, 0), np.clip(s, 0, _MAX_SHIFT)
+    multiplier, step = np.ldexp(m.astype(np.float64), left), np.ldexp(1.0, s)
+    half = np.floor(step / 2) + e.result.zero * step
+    total = (bound + np.abs(addend)) * np.abs(multiplier) + half
+    if np.all(total < np.minimum(_EXACT, _INT32 * step)):
+        return narrow(e, _affine(e, acc, multiplier / step, (addend * multiplier + half) / step))
+    rows = zip(*(column.tolist() for column in (m, left, s, addend)), strict=True)
+    return narrow(e, _clipped(e, acc, [_Channel(number << lift, shift, more) for number, lift, shift, more in rows]))
 
 
-def _channel(multiplier: int, rshift: int, addend: int, zero: int) -> _Channel:
-    return _Channel(multiplier << max(-rshift, 0), min(max(rshift, 0), 63), addend, zero)
-
-
-def _affine(e: Emission, acc: str, channels: Sequence[_Channel]) -> str:
+def _affine(e: Emission, acc: str, scale: np.ndarray, shift: np.ndarray) -> str:
     """In float64; a batch normalization multiplies and adds in one pass."""
-    scale = np.array([c.multiplier / (1 << c.rshift) for c in channels])
-    shift = np.array([c.constant / (1 << c.rshift) for c in channels])
     x = e.node("Cast", acc, to=DOUBLE)
     if len(e.shape) < 2:
         total = e.node("Add", e.node("Mul", x, e.constant(scale)), e.constant(shift))
@@ -90,15 +56,37 @@ def _affine(e: Emission, acc: str, channels: Sequence[_Channel]) -> str:
     return e.node("Cast", total, to=INT32)
 
 
+@dataclass(frozen=True)
+class _Channel:
+    """Integers of one channel where float64 does not do."""
+
+    multiplier: int
+    rshift: int
+    addend: int
+
+    def half(self, zero: int) -> int:
+        """Half of the step that is rounded to, and the zero point."""
+        return (1 << self.rshift >> 1) + (zero << self.rshift)
+
+    def limits(self, zero: int, high: int) -> tuple[int, int]:
+        """Sums (addend included) beyond which the result is saturated."""
+        if self.multiplier == 0:
+            return 0, 0
+        below, above = (-1 - zero) << self.rshift, (high + 1 - zero) << self.rshift
+        if self.multiplier < 0:
+            below, above = above, below
+        return below // self.multiplier, -(-above // self.multiplier)
+
+
 def _clipped(e: Emission, acc: str, channels: Sequence[_Channel]) -> str:
-    """In int64."""
-    high = e.result.high
-    limits = [c.limits(high) for c in channels]
-    fits = all(max(abs(x) for x in ends) * abs(c.multiplier) + c.half < _INT64 for c, ends in zip(channels, limits, strict=True))
+    """In int64; division cuts towards zero, which below zero is saturated anyway."""
+    zero, high = e.result.zero, e.result.high
+    limits = [c.limits(zero, high) for c in channels]
+    fits = all(max(map(abs, ends)) * abs(c.multiplier) + c.half(zero) < _INT64 for c, ends in zip(channels, limits, strict=True))
     e.require(fits, f"with a right shift of {max(c.rshift for c in channels)}")
+    rows = [(c.addend, *ends, c.multiplier, c.half(zero), 1 << c.rshift) for c, ends in zip(channels, limits, strict=True)]
     shape = (1, -1) + (1,) * (len(e.shape) - 2) if len(channels) > 1 else ()
-    columns = zip(*((c.addend, *ends, c.multiplier, c.half, 1 << c.rshift) for c, ends in zip(channels, limits, strict=True)), strict=True)
-    addend, low, top, multiplier, half, divisor = (e.constant(np.array(values, np.int64).reshape(shape)) for values in columns)
+    addend, low, top, multiplier, half, divisor = (e.constant(column.reshape(shape)) for column in np.array(rows, np.int64).T)
     total = e.node("Add", e.node("Cast", acc, to=INT64), addend)
     total = e.node("Mul", e.node("Max", e.node("Min", total, top), low), multiplier)
     return e.node("Cast", e.node("Div", e.node("Add", total, half), divisor), to=INT32)
@@ -106,7 +94,7 @@ def _clipped(e: Emission, acc: str, channels: Sequence[_Channel]) -> str:
 
 def narrow(e: Emission, total: str) -> str:
     """Saturate int32 numbers to the held result, at the zero point where the op has relu."""
-    low = e.result.zero if e.op.settings().get("do_relu") else 0
+    low = e.result.zero if e.has_relu else 0
     clipped = e.node("Clip", total, e.constant(np.int32(low)), e.constant(np.int32(e.result.high)))
     return cut(e, clipped)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bmflow.dialects.top.elementwise import TopMulOp, TopReluOp, TopSigmoidOp, TopSiLUOp, TopSoftmaxOp
+from bmflow.dialects.top.elementwise import TopMulOp, TopReluOp, TopScaledActiveOp, TopSigmoidOp, TopSiLUOp, TopSoftmaxOp
 from bmflow.dialects.top.pool import TopMaxPoolOp
 from bmflow.dialects.top.shape import TopDepth2SpaceOp, TopPermuteOp, TopReshapeOp, TopSliceOp, TopUpsampleOp
 from bmflow.errors import InputError, nearest_names
@@ -92,13 +92,15 @@ def asymmetric_names(module: Module, table: CalibrationTable | None, asymmetric:
     listed = set(table.asym_ops) if table else set[str]()
     found: set[str] = set()
     for op in module.layers():
-        if (isinstance(op, TopSiLUOp) and op.layer_name in listed) or (isinstance(op, COPIES) and layer_name(op.operands[0]) in found):
+        if (isinstance(op, TopSiLUOp | TopScaledActiveOp) and op.layer_name in listed) or (
+            isinstance(op, COPIES) and layer_name(op.operands[0]) in found
+        ):
             found.add(op.layer_name)
     return frozenset(found)
 
 
 def _interval(op: LayerOp, row: Range | None, asymmetric: bool) -> Interval:
-    if isinstance(op, TopSigmoidOp | TopSoftmaxOp):
+    if isinstance(op, TopSigmoidOp | TopSoftmaxOp) or (isinstance(op, TopScaledActiveOp) and op["mode"] == "SIGMOID"):
         return Interval(0.0, 1.0)
     if row is None:
         return Interval(0.0, 0.0)
