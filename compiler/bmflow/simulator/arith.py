@@ -5,7 +5,6 @@ Integers are calculated wide, shifted with rounding, then saturated or wrapped t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
@@ -14,9 +13,10 @@ import numpy as np
 
 from bmflow.ir.types import DType
 from bmflow.numerics.rounding import Rounding, round_real, rshift_round
+from bmflow.simulator.chunks import buffer, run_all, split
 from bmflow.simulator.instruction import Fields, Run, Work
 from bmflow.simulator.memory import Machine
-from bmflow.simulator.operand import Local, Shape, load, store
+from bmflow.simulator.operand import Local, Shape, constant_array, load, store
 
 
 class Op(IntEnum):
@@ -41,17 +41,17 @@ class Op(IntEnum):
     ABS_SUB = 27
 
 
-Binary = Callable[[np.ndarray, np.ndarray], np.ndarray]
 UNARY = (Op.NOT, Op.CAST, Op.COPY, Op.ABS)
 SHIFTED = (Op.MUL, Op.ADD, Op.SUB, Op.ADDS, Op.SUBS, Op.MULS)
 SATURATING = (Op.ADDS, Op.SUBS, Op.MULS, Op.CAST)
 BITWISE = (Op.NOT, Op.AND, Op.OR, Op.XOR)
-FUNCTIONS: dict[Op, Binary] = {
+UFUNCS: dict[Op, np.ufunc] = {
     Op.MUL: np.multiply, Op.MULS: np.multiply, Op.ADD: np.add, Op.ADDS: np.add, Op.SUB: np.subtract, Op.SUBS: np.subtract,
     Op.MAX: np.maximum, Op.MIN: np.minimum, Op.AND: np.bitwise_and, Op.OR: np.bitwise_or, Op.XOR: np.bitwise_xor,
     Op.DIV: np.divide,  # unconfirmed: the iterations reach the correctly rounded quotient
-    Op.ABS_SUB: lambda a, b: np.abs(a - b),
 }  # fmt: skip
+CONVERSIONS = (Rounding.HALF_TO_EVEN, Rounding.HALF_AWAY, Rounding.TOWARD_ZERO, Rounding.DOWN, Rounding.UP)
+"""Rounding modes between floats and integers (instruction notes, 1.5)."""
 
 
 def decode_arith(fields: Fields) -> None:
@@ -80,9 +80,10 @@ def decode_arith(fields: Fields) -> None:
     fields.instruction.bind = Arith(op, y, tuple(operands), tuple(dtypes), shift, rounding).bind
 
 
-def _operand(fields: Fields, name: str, shape: Shape, dtype: DType) -> Local | float | int:
+def _operand(fields: Fields, name: str, shape: Shape, dtype: DType) -> Local | np.ndarray:
+    """An operand in local memory, or one stored element that counts for all."""
     if fields[f"{name}_const"]:
-        return fields.constant(f"{name}_addr", dtype)
+        return constant_array(fields[f"{name}_addr"], dtype)
     return fields.local(f"{name}_addr", shape, dtype, _strides(fields, name), layout=fields[f"{name}_str"])
 
 
@@ -96,6 +97,10 @@ def _strides(fields: Fields, name: str) -> Shape | None:
 def _check_types(fields: Fields, op: Op, dtypes: list[DType], y: DType) -> None:
     text = f"{op.name.lower()} of {', '.join(dtype.value for dtype in dtypes)} into {y.value}"
     if op is Op.CAST:
+        between = y.is_float != dtypes[0].is_float
+        fields.expect(
+            not between or fields["opd2_n_str"] in CONVERSIONS, f"{text} with rounding mode {fields['opd2_n_str']}, it knows 0 to 4"
+        )
         return
     fields.require(len({dtype.is_float for dtype in (*dtypes, y)}) == 1, text)
     if y.is_float:
@@ -120,32 +125,76 @@ def _shift(fields: Fields, op: Op) -> tuple[int, Rounding]:
 
 @dataclass(frozen=True)
 class Arith:
-    """One AR command."""
+    """One AR command. A chunk is done in the type it is stored in, or in the narrowest one that gives the same bits as the definition."""
 
     op: Op
     y: Local
-    operands: tuple[Local | float | int, ...]
+    operands: tuple[Local | np.ndarray, ...]
     dtypes: tuple[DType, ...]
     rshift: int
     rounding: Rounding
 
     def bind(self, machine: Machine) -> Run:
-        """Prepare the arithmetic."""
+        """Prepare the arithmetic: the work on each chunk."""
         results = self.y.views(machine)
-        count = len(results)
-        sources = [
-            [partial(load, view, dtype) for view in operand.views(machine)] if isinstance(operand, Local) else [partial(_number, operand)] * count
-            for operand, dtype in zip(self.operands, self.dtypes, strict=True)
-        ]  # fmt: skip
-        parts = list(zip(results, zip(*sources, strict=True), strict=True))
-        compute = self._compute
+        sources = [operand.views(machine) if isinstance(operand, Local) else [operand] * len(results) for operand in self.operands]
+        parts = zip(results, *sources, strict=True)
+        steps = [self._step(machine, chunk[0], chunk[1:]) for part in parts for chunk in split(part)]
+        return steps[0] if len(steps) == 1 else partial(run_all, steps)
 
-        def run() -> None:
-            for view, loads in parts:
-                values = [one() for one in loads]
-                store(view, self.y.dtype, np.broadcast_to(compute(values), view.shape))
+    def _step(self, machine: Machine, y: np.ndarray, operands: tuple[np.ndarray, ...]) -> Run:
+        """The shortest way to do one chunk."""
+        if self.op is Op.COPY:
+            return partial(np.copyto, y, operands[0], casting="unsafe")
+        if self.op is Op.CAST:
+            return self._cast_step(machine, y, operands[0])
+        same = len({*self.dtypes, self.y.dtype}) == 1 and self.rshift == 0
+        if same and self.op in UFUNCS and (self.y.dtype is DType.F32 or self.op in (Op.ADD, Op.SUB, Op.MUL, Op.MAX, Op.MIN)):
+            wide = self.y.dtype.is_float and self.y.dtype is not DType.F32
+            return partial(self._by_definition, y, operands) if wide else partial(UFUNCS[self.op], *operands, out=y)
+        if self._fits_32_bits():
+            return partial(self._in_32_bits, y, operands, buffer(machine, "arith", y, np.int32))
+        if same and self.op in (Op.ADDS, Op.SUBS):
+            return partial(self._unless_it_overflows, y, operands)
+        return partial(self._by_definition, y, operands)
 
-        return run
+    def _by_definition(self, y: np.ndarray, operands: tuple[np.ndarray, ...]) -> None:
+        values = [load(operand, dtype) for operand, dtype in zip(operands, self.dtypes, strict=True)]
+        store(y, self.y.dtype, np.broadcast_to(self._compute(values), y.shape))
+
+    def _fits_32_bits(self) -> bool:
+        """Whether an integer sum or product with half a unit of its shift stays below 2^31, and the rounding is a plain one."""
+        if (
+            self.op not in SHIFTED
+            or self.y.dtype.is_float
+            or not (0 <= self.rshift < 16 and (self.rshift == 0 or self.rounding is Rounding.HALF_UP))
+        ):
+            return False
+        a, b = (max(-low, high) for low, high in (dtype.limits for dtype in self.dtypes))
+        return (a * b if self.op in (Op.MUL, Op.MULS) else a + b) + (1 << 15) < 1 << 31
+
+    def _in_32_bits(self, y: np.ndarray, operands: tuple[np.ndarray, ...], room: np.ndarray) -> None:
+        UFUNCS[self.op](*operands, out=room, dtype=np.int32)
+        if self.rshift:
+            np.add(room, 1 << (self.rshift - 1), out=room)
+            np.right_shift(room, self.rshift, out=room)
+        if self.op in SATURATING and self.y.dtype.itemsize < room.itemsize:
+            low, high = self.y.dtype.limits
+            np.maximum(room, low, out=room)
+            np.minimum(room, high, out=room)
+        elif self.op in SATURATING and not self.y.dtype.signed:
+            np.maximum(room, 0, out=room)
+        np.copyto(y, room, casting="unsafe")
+
+    def _unless_it_overflows(self, y: np.ndarray, operands: tuple[np.ndarray, ...]) -> None:
+        """Add or subtract in the type itself where the extremes show that nothing saturates."""
+        (a_low, a_high), (b_low, b_high) = ((int(operand.min()), int(operand.max())) for operand in operands)
+        least, most = (a_low + b_low, a_high + b_high) if self.op is Op.ADDS else (a_low - b_high, a_high - b_low)
+        low, high = self.y.dtype.limits
+        if low <= least and most <= high:
+            UFUNCS[self.op](*operands, out=y)
+        else:
+            self._by_definition(y, operands)
 
     def _compute(self, values: list[np.ndarray]) -> np.ndarray:
         first = values[0]
@@ -156,16 +205,16 @@ class Arith:
                 return np.invert(first)
             case Op.ABS:
                 return np.abs(first)
+            case Op.ABS_SUB:
+                return np.abs(first - values[1])
             case Op.CAST:
                 return self._cast(first)
-        result = FUNCTIONS[self.op](first, values[1])
+        result = UFUNCS[self.op](first, values[1])
         if self.y.dtype.is_float:
             return result
-        return self._narrow(rshift_round(result, self.rshift, self.rounding) if self.rshift else result)
-
-    def _narrow(self, values: np.ndarray) -> np.ndarray:
-        """Saturate; what wraps is cut when it is stored."""
-        return np.clip(values, *self.y.dtype.limits) if self.op in SATURATING else values
+        shifted = rshift_round(result, self.rshift, self.rounding) if self.rshift else result
+        # What wraps is cut to its low bits when it is stored.
+        return np.clip(shifted, *self.y.dtype.limits) if self.op in SATURATING else shifted
 
     def _cast(self, values: np.ndarray) -> np.ndarray:
         """Unconfirmed: conversions to integers saturate, NaN becomes 0; integers become floats to the nearest, ties to even."""
@@ -176,6 +225,37 @@ class Arith:
         rounded = round_real(np.nan_to_num(values, nan=0.0), self.rounding)
         return np.clip(rounded, *self.y.dtype.limits).astype(np.int64)
 
+    def _cast_step(self, machine: Machine, y: np.ndarray, x: np.ndarray) -> Run:
+        [source], target = self.dtypes, self.y.dtype
+        if DType.BF16 not in (source, target) and target.is_float and (source.is_float or source.itemsize <= 2 or target is DType.F32):
+            return partial(np.copyto, y, x, casting="unsafe")
+        if source in (DType.F32, DType.F16) and not target.is_float and self.rounding in CONVERSIONS:
+            return partial(
+                self._cast_to_integers, y, x, buffer(machine, "cast", y, np.float64), buffer(machine, "cast from", y, np.float64)
+            )
+        return partial(self._by_definition, y, (x,))
 
-def _number(value: float | int) -> np.ndarray:
-    return np.asarray(value, np.float32 if isinstance(value, float) else np.int64)
+    def _cast_to_integers(self, y: np.ndarray, x: np.ndarray, room: np.ndarray, spare: np.ndarray) -> None:
+        """In 64-bit floats, where |x| + 0.5 is exact for every f32 number but the smallest, which stay below 1."""
+        np.copyto(room, x)
+        match self.rounding:
+            case Rounding.HALF_AWAY:
+                np.copyto(spare, room)
+                np.abs(room, out=room)
+                np.add(room, 0.5, out=room)
+                np.floor(room, out=room)
+                np.copysign(room, spare, out=room)
+            case Rounding.HALF_TO_EVEN:
+                np.rint(room, out=room)
+            case Rounding.TOWARD_ZERO:
+                np.trunc(room, out=room)
+            case Rounding.DOWN:
+                np.floor(room, out=room)
+            case _:
+                np.ceil(room, out=room)
+        if np.isnan(room.sum()):  # also for infinities of both signs
+            return self._by_definition(y, (x,))
+        low, high = self.y.dtype.limits
+        np.maximum(room, low, out=room)
+        np.minimum(room, high, out=room)
+        return np.copyto(y, room, casting="unsafe")

@@ -47,10 +47,15 @@ def store(view: np.ndarray, dtype: DType, values: np.ndarray) -> None:
         np.copyto(view, values, casting="unsafe")
 
 
+def constant_array(bits: int, dtype: DType) -> np.ndarray:
+    """A constant operand's low bits as one stored element, (1, 1, 1, 1, 1)."""
+    raw = np.array(bits & ((1 << 8 * dtype.itemsize) - 1), f"<u{dtype.itemsize}")
+    return raw.reshape((1,) * 5).view(storage(dtype))
+
+
 def constant(bits: int, dtype: DType) -> float | int:
     """The number that a constant operand's low bits mean."""
-    raw = np.array([bits & ((1 << 8 * dtype.itemsize) - 1)], f"<u{dtype.itemsize}")
-    return load(raw.view(storage(dtype)), dtype)[0].item()
+    return load(constant_array(bits, dtype), dtype).item()
 
 
 @dataclass(frozen=True, slots=True)

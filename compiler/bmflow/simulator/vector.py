@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from bmflow.ir.types import DType
 from bmflow.numerics.rounding import Rounding, rshift_round
+from bmflow.simulator.chunks import buffer, split
 from bmflow.simulator.instruction import Fields, Run, Work
 from bmflow.simulator.memory import Machine
 from bmflow.simulator.operand import Local, Shape, line_strides, load, store
@@ -15,6 +20,7 @@ from bmflow.simulator.operand import Local, Shape, line_strides, load, store
 REQUANT_INTEGER = 1
 REQUANT_PASSES = 3
 GATHER = 5
+BYTES = 256
 TABLE_PER_LANE = 4
 TAYLOR = 13
 LANE_COPY, LANE_BROADCAST = 2, 3
@@ -59,17 +65,74 @@ class Requant:
 
     def bind(self, machine: Machine) -> Run:
         """Prepare the requantization."""
-        pairs = list(zip(self.x.views(machine), self.y.views(machine), strict=True))
-        rows = self.table.views(machine) if isinstance(self.table, Local) else [np.array(self.table).reshape(1, 1, 1, 1, 3)] * len(pairs)
-        limits = self.y.dtype.limits
+        xs, ys = self.x.views(machine), self.y.views(machine)
+        table = self.table
+        rows = table.views(machine) if isinstance(table, Local) else [np.array(table, np.int64).reshape(1, 1, 1, 1, 3)] * len(xs)
+        parts = [(row, self._steps(machine, x, y, row.shape[:3])) for x, y, row in zip(xs, ys, rows, strict=True)]
 
         def run() -> None:
-            for (x, y), row in zip(pairs, rows, strict=True):
-                multiplier, shift, zero = (row[..., k : k + 1].astype(np.int64) for k in range(3))
-                result = rshift_round(x.astype(np.int64) * multiplier, -shift, self.rounding) + zero
-                store(y, self.y.dtype, np.clip(result, *limits))
+            for row, (numbers, steps, exact) in parts:
+                fast = self._fill_numbers(row, numbers)
+                for step in steps if fast else exact:
+                    step()
 
         return run
+
+    def _steps(self, machine: Machine, x: np.ndarray, y: np.ndarray, channels: tuple[int, ...]) -> tuple[_Numbers, list[Run], list[Run]]:
+        """Numbers per channel, and the work on each chunk: in 64-bit floats, and in 64-bit integers."""
+        numbers = _Numbers(*(np.zeros((*channels, 1, 1), kind) for kind in (np.float64, np.float64, np.int64, np.int64, np.int64)))
+        chunks = list(split((x, y, *numbers)))
+        limits = self.y.dtype.limits
+        fast = [
+            partial(_requant_floats, cx, cy, factor, offset, buffer(machine, "requant", cx, np.float64), limits)
+            for cx, cy, factor, offset, *_ in chunks
+        ]
+        exact = [partial(_requant_integers, cx, cy, tuple(rest), self.rounding, limits) for cx, cy, _, _, *rest in chunks]
+        return numbers, fast, exact
+
+    def _fill_numbers(self, row: np.ndarray, numbers: _Numbers) -> bool:
+        """Read the table; say whether 64-bit floats give the exact result.
+
+        They do when every product that does not saturate anyway, together with one half and the zero point, has at most 53 bits:
+        results of b bits keep |product * 2^-s| below 2^(b+1), and the sum is a multiple of 2^-s below 2^(b+2).
+        """
+        np.copyto(numbers.multiplier, row[..., 0:1])
+        np.copyto(numbers.shift, row[..., 1:2])
+        np.copyto(numbers.zero, row[..., 2:3])
+        bits = 8 * self.y.dtype.itemsize
+        shift, zero = numbers.shift, numbers.zero
+        if self.rounding is not Rounding.HALF_UP or shift.min() < bits + 2 - 53 or shift.max() > 0 or abs(zero).max() > 1 << bits:
+            return False
+        np.ldexp(numbers.multiplier.astype(np.float64), shift, out=numbers.factor)
+        np.add(zero, 0.5, out=numbers.offset)
+        return True
+
+
+class _Numbers(NamedTuple):
+    """One row of the table for each channel, (1, rows, lanes, 1, 1): factor and offset as floats, the three words as integers."""
+
+    factor: np.ndarray
+    offset: np.ndarray
+    multiplier: np.ndarray
+    shift: np.ndarray
+    zero: np.ndarray
+
+
+def _requant_floats(
+    x: np.ndarray, y: np.ndarray, factor: np.ndarray, offset: np.ndarray, room: np.ndarray, limits: tuple[int, int]
+) -> None:  # fmt: skip
+    np.multiply(x, factor, out=room)
+    np.add(room, offset, out=room)
+    np.floor(room, out=room)
+    np.maximum(room, limits[0], out=room)
+    np.minimum(room, limits[1], out=room)
+    np.copyto(y, room, casting="unsafe")
+
+
+def _requant_integers(x: np.ndarray, y: np.ndarray, numbers: tuple[np.ndarray, ...], rounding: Rounding, limits: tuple[int, int]) -> None:
+    multiplier, shift, zero = numbers
+    result = rshift_round(x.astype(np.int64) * multiplier, -shift, rounding) + zero
+    np.copyto(y, np.clip(result, *limits), casting="unsafe")
 
 
 def decode_gather(fields: Fields) -> None:
@@ -121,6 +184,9 @@ class Gather:
     def bind(self, machine: Machine) -> Run:
         """Prepare the look-up."""
         parts = list(zip(self.y.views(machine), self.index.views(machine), self.table.views(machine), strict=True))
+        bytes_only = self.table.shape[3] == BYTES and self.index.dtype is DType.U8 and self.y.dtype is DType.U8
+        if bytes_only and self.table.strides[1] == 0:
+            return _look_up_bytes(parts)
         last = self.table.shape[3] - 1
 
         def run() -> None:
@@ -129,6 +195,26 @@ class Gather:
                 y[...] = np.take_along_axis(np.broadcast_to(table, (*y.shape[:4], last + 1)), chosen, axis=4)
 
         return run
+
+
+def _look_up_bytes(parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Run:
+    """Look bytes up in one table per lane; in one go where the tables of all lanes are equal."""
+    plan: list[tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]] = []
+    for y, index, table in parts:
+        images = [(y[k, row, :, 0], index[k, row, :, 0]) for k in range(y.shape[0]) for row in range(y.shape[1])]
+        plan.append((table[0, 0, :, 0], images))
+
+    def run() -> None:
+        for tables, images in plan:
+            shared = (tables == tables[0]).all()
+            for y, index in images:
+                if shared:
+                    cv2.LUT(index, tables[0], y)
+                else:
+                    for lane, table in enumerate(tables):
+                        y[lane] = table[index[lane]]
+
+    return run
 
 
 def decode_series(fields: Fields) -> None:
