@@ -38,9 +38,6 @@ def silu(x: np.ndarray) -> np.ndarray:
 FUNCTIONS: dict[str, Function] = {"SILU": silu, "SIGMOID": sigmoid}
 
 
-FUNCTIONS: dict[str, Function] = {"SIGMOID": sigmoid, "SILU": silu}
-
-
 def lookup_table(function: Function, source: Quantization, to: Quantization) -> np.ndarray:
     """256 integers of type `to`, at the raw byte of every input: round_half_away(f((i - zp_x) * s_x) / s_y + zp_y), clamped.
 
@@ -183,43 +180,6 @@ class LowerScaledActiveFloat(_LowerScaledActive):
         return writer.emit(op, TpuMulOp, [x, scale_out], writer.element(op, compute))
 
 
-class LowerScaledActiveInt8(Lowering):
-    """ScaledActive(x) -> Lut(x, tables), one table for every channel."""
-
-    pattern = TopScaledActiveOp
-    computes = {INT8: INT8}
-
-    def lower(self, op: LayerOp, writer: Writer, compute: str) -> SSAValue:
-        """See `Lowering.lower`."""
-        x, to = writer.operand(op, op.operands[0], INT8), writer.analysis.quantization(op.layer_name)
-        function = FUNCTIONS[str(op["mode"])]
-        numbers = [writer.module.weight(value).astype(np.float64).reshape(-1) for value in op.operands[1:]]
-        tables = [
-            lookup_table(lambda v, c=column: function(v * c[0] + c[1]) * c[2], quantized(x), to) for column in zip(*numbers, strict=True)
-        ]  # fmt: skip
-        shape = (1, len(tables), 1, 256)
-        constant = writer.constant(op, f"{op.layer_name}_table", np.stack(tables).reshape(shape), to.dtype)
-        return writer.emit(op, TpuLutOp, [x, constant], writer.element(op, INT8))
-
-
-class LowerScaledActiveFloat(Lowering):
-    """ScaledActive(x) -> Mul(Active(Add(Mul(x, scale_in), shift_in)), scale_out), all in F32."""
-
-    pattern = TopScaledActiveOp
-    computes = dict.fromkeys(FLOATS, "F32")
-    note = "activation functions are computed in F32"
-
-    def lower(self, op: LayerOp, writer: Writer, compute: str) -> SSAValue:
-        """See `Lowering.lower`."""
-        x = writer.operand(op, op.operands[0], compute)
-        scale_in, shift_in, scale_out = (writer.float_weight(op, value, compute) for value in op.operands[1:])
-        names = [writer.free_name(f"{op.layer_name}_{step}") for step in ("scaled", "shifted", "unscaled")]
-        x = writer.emit(op, TpuMulOp, [x, scale_in], DType.F32, name=names[0])
-        x = writer.emit(op, TpuAddOp, [x, shift_in], DType.F32, name=names[1])
-        x = writer.emit(op, TpuActiveOp, [x], DType.F32, {"mode": enum_attribute(ActiveMode, str(op["mode"]))}, names[2])
-        return writer.emit(op, TpuMulOp, [x, scale_out], writer.element(op, compute))
-
-
 class LowerSoftmaxInt8(Lowering):
     """Softmax(x) -> Softmax(x, table of exp); lower ranks between reshapes to rank 4, the last of which has the op's name."""
 
@@ -295,7 +255,6 @@ LOWERINGS = (
     LowerReluInt8(), LowerReluFloat(),
     LowerSigmoidInt8(), LowerSigmoidFloat(),
     LowerSiLUInt8(), LowerSiLUFloat(),
-    LowerScaledActiveInt8(), LowerScaledActiveFloat(),
     LowerScaledActiveInt8(), LowerScaledActiveFloat(),
     LowerSoftmaxInt8(), LowerSoftmaxFloat(), LowerSoftmaxF32(),
 )  # fmt: skip
