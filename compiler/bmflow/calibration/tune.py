@@ -144,8 +144,7 @@ class Trial:
         if self.op.name in _MOVES and not self.op.settings().get("do_relu"):  # every input value comes out, all equally often
             return float(np.sqrt(sum(_squared_error(values, threshold) for values in inputs.values())))
         output = self.run({name: fake_quantize(values, threshold) for name, values in inputs.items()})
-        np.subtract(output, self.outputs[sample], out=output)
-        return float(np.sqrt(_dot(output.reshape(-1))))
+        return float(np.sqrt(_squared_distance(output, self.outputs[sample])))
 
 
 def _reciprocal_norm(values: np.ndarray) -> float:
@@ -171,6 +170,7 @@ def _quantize_block(source: np.ndarray, target: np.ndarray, threshold: float) ->
 
 
 def _squared_error(values: np.ndarray, threshold: float) -> float:
+    """Squared 2-norm of what fake quantization changes."""
     source = np.ascontiguousarray(values).reshape(-1)
     buffer, total = np.empty(min(_BLOCK, source.size), np.float32), 0.0
     for start in range(0, source.size, _BLOCK):
@@ -182,5 +182,11 @@ def _squared_error(values: np.ndarray, threshold: float) -> float:
     return total
 
 
-def _dot(flat: np.ndarray) -> float:
-    return sum(float(np.dot(part, part)) for part in (flat[i : i + _BLOCK] for i in range(0, flat.size, _BLOCK)))
+def _squared_distance(one: np.ndarray, other: np.ndarray) -> float:
+    one, other = one.reshape(-1), other.reshape(-1)
+    buffer, total = np.empty(min(_BLOCK, one.size), np.float32), 0.0
+    for start in range(0, one.size, _BLOCK):
+        part = buffer[: min(_BLOCK, one.size - start)]
+        np.subtract(one[start : start + _BLOCK], other[start : start + _BLOCK], out=part)
+        total += float(np.dot(part, part))
+    return total
