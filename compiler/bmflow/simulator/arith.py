@@ -77,7 +77,7 @@ def decode_arith(fields: Fields) -> None:
     widest = max(dtype.itemsize for dtype in (*dtypes, y_dtype))
     passes = 5 * (fields["opd2_n_str"] + 1) if op is Op.DIV else 1
     fields.instruction.work = Work("vector", fields.vector_steps(shape, widest) * passes)
-    fields.instruction.bind = Arith(op, y, tuple(operands), tuple(dtypes), shift, rounding).bind
+    fields.instruction.operation = Arith(op, y, tuple(operands), tuple(dtypes), shift, rounding)
 
 
 def _operand(fields: Fields, name: str, shape: Shape, dtype: DType) -> Local | np.ndarray:

@@ -47,7 +47,7 @@ def decode_conv(fields: Fields) -> None:
     fields.reads(x, w.local, *([bias] if bias else []), *([y] if conv.add_old else []))
     fields.writes(y)
     fields.instruction.work = _work(fields, conv)
-    fields.instruction.bind = conv.bind
+    fields.instruction.operation = conv
 
 
 def _input_strides(fields: Fields) -> Shape | None:
@@ -162,19 +162,11 @@ class Conv:
         return self._bind_float(machine) if self.x.dtype.is_float else self._bind_integer(machine)
 
     def _bind_integer(self, machine: Machine) -> Run:
-        x, fill = self._bytes_of_input(machine)
-        w, unpack = self.w.unpacked(machine, np.dtype(np.uint8))
-        y = machine.scratch("y", self.y.shape, np.int32)
-        x_zero = np.array(SIGN if self.x.dtype.signed else 0, np.uint8)
-        w_zero = np.array(self.zero + (SIGN if self.w.local.dtype.signed else 0), np.uint8)
-        session = conv_session(self.window.kernel, self.window.stride, self.window.dilation, True, machine.threads)
-        conv = bound_conv(session, {"x": x, "w": w, "xz": x_zero, "wz": w_zero}, y)
+        y, compute = self.sums(machine)
         results = self.y.pairs(machine, y)
 
         def run() -> None:
-            fill()
-            unpack()
-            conv()
+            compute()
             for view, part in results:
                 if self.add_old:
                     np.add(view, part, out=view)
@@ -182,6 +174,28 @@ class Conv:
                     view[...] = part
 
         return run
+
+    def sums(self, machine: Machine) -> tuple[np.ndarray, Run]:
+        """The sums of an integer convolution as a dense array, and the call that makes them."""
+        x, fill = self._bytes_of_input(machine)
+        w, unpack = self.w.unpacked(machine, np.dtype(np.uint8))
+        y = machine.scratch("y", self.y.shape, np.int32)
+        x_zero = np.array(SIGN if self.x.dtype.signed else 0, np.uint8)
+        w_zero = np.array(self.zero + (SIGN if self.w.local.dtype.signed else 0), np.uint8)
+        session = conv_session(self.window.kernel, self.window.stride, self.window.dilation, True, machine.threads)
+        conv = bound_conv(session, {"x": x, "w": w, "xz": x_zero, "wz": w_zero}, y)
+
+        def compute() -> None:
+            fill()
+            unpack()
+            conv()
+
+        return y, compute
+
+    @property
+    def largest_sum(self) -> int:
+        """A bound of the absolute value of an integer sum."""
+        return self.x.shape[1] * prod(self.window.kernel) * 255 * 510
 
     def _bytes_of_input(self, machine: Machine) -> tuple[np.ndarray, Run]:
         """The input as dense uint8, signed values moved up by 128, and the call that makes it."""

@@ -38,7 +38,7 @@ def decode_dma(fields: Fields) -> None:
     moved = sum(block.size_bytes for operand in (x, y) if isinstance(operand, Ddr) for block in blocks[id(operand)])
     local = max(prod(operand.shape) * itemsize for operand in (x, y) if operand is not None)
     fields.instruction.work = Work("dma", -(-local // (fields.memory.lanes * fields.memory.eu_bytes)), 0, moved)
-    fields.instruction.bind = Copy(x, y, function == TRANSPOSE, fields["constant_value"]).bind
+    fields.instruction.operation = Copy(x, y, function == TRANSPOSE, fields["constant_value"])
 
 
 def _shapes(fields: Fields, function: int, fill: bool) -> tuple[Shape, Shape]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from bmflow.errors import InputError
 from bmflow.ir.types import DType
@@ -16,7 +16,14 @@ from bmflow.simulator.operand import Ddr, Local, Shape, aligned_strides, compact
 from bmflow.target import Target
 
 Run = Callable[[], None]
-Bind = Callable[[Machine], Run]
+
+
+class Operation(Protocol):
+    """What a command does."""
+
+    def bind(self, machine: Machine) -> Run:
+        """Prepare it on a machine; the result does it once."""
+        ...
 
 
 class Work(NamedTuple):
@@ -33,7 +40,7 @@ _NO_WORK = Work("system", 0)
 
 @dataclass
 class Instruction:
-    """A decoded command. `bind` prepares its arithmetic on a machine; `complaints` are rules of the hardware that it breaks."""
+    """A decoded command. `complaints` are rules of the hardware that it breaks."""
 
     engine: Engine
     number: int
@@ -42,17 +49,13 @@ class Instruction:
     layer: str
     reads: list[Block] = field(default_factory=list[Block])
     writes: list[Block] = field(default_factory=list[Block])
-    bind: Bind = lambda machine: _nothing
+    operation: Operation | None = None
     work: Work = _NO_WORK
     complaints: list[str] = field(default_factory=list[str])
 
     def __str__(self) -> str:
         layer = f" of layer {self.layer}" if self.layer else ""
         return f"{self.engine} command {self.number} ({self.name}){layer}"
-
-
-def _nothing() -> None:
-    pass
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def decode_pool(fields: Fields) -> None:
     fields.writes(y)
     steps = fields.vector_steps(y.shape, x_dtype.itemsize) * prod(window.kernel)
     fields.instruction.work = Work("vector", steps, prod(y.shape) * prod(window.kernel) if w is not None else 0)
-    fields.instruction.bind = pool.bind
+    fields.instruction.operation = pool
 
 
 def _result_type(fields: Fields, kind: int, x_dtype: DType, signed: int) -> DType:

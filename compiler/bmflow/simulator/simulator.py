@@ -15,6 +15,7 @@ from bmflow.errors import InputError, nearest_names
 from bmflow.isa.program import ProgramTensor
 from bmflow.simulator.checks import Problem, broken_rules, shortened, undefined_reads
 from bmflow.simulator.cycles import Estimate, estimate
+from bmflow.simulator.fusion import bind_all
 from bmflow.simulator.hazards import find_hazards
 from bmflow.simulator.instruction import Run
 from bmflow.simulator.memory import Machine, Plane
@@ -108,7 +109,7 @@ class Simulator:
     @cached_property
     def _runs(self) -> list[list[Run]]:
         """The prepared commands of each group."""
-        return [[instruction.bind(self._machine) for instruction in group.order] for group in self._groups]
+        return [bind_all(group.order, self._machine) for group in self._groups]
 
     def _execute(self, wanted: Sequence[str]) -> dict[str, np.ndarray]:
         tensors: dict[str, np.ndarray] = {}

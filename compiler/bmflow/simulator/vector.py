@@ -39,7 +39,7 @@ def decode_requant(fields: Fields) -> None:
     fields.reads(x, *([table] if isinstance(table, Local) else []))
     fields.writes(y)
     fields.instruction.work = Work("vector", fields.vector_steps(shape, max(x_dtype.itemsize, y_dtype.itemsize)) * REQUANT_PASSES)
-    fields.instruction.bind = Requant(x, y, table, fields.rounding("opd2_n_str", fields["opd2_n_str"] & 7)).bind
+    fields.instruction.operation = Requant(x, y, table, fields.rounding("opd2_n_str", fields["opd2_n_str"] & 7))
 
 
 def _requant_table(fields: Fields, shape: Shape) -> Local | tuple[int, int, int]:
@@ -65,47 +65,52 @@ class Requant:
 
     def bind(self, machine: Machine) -> Run:
         """Prepare the requantization."""
-        xs, ys = self.x.views(machine), self.y.views(machine)
-        table = self.table
-        rows = table.views(machine) if isinstance(table, Local) else [np.array(table, np.int64).reshape(1, 1, 1, 1, 3)] * len(xs)
-        parts = [(row, self._steps(machine, x, y, row.shape[:3])) for x, y, row in zip(xs, ys, rows, strict=True)]
+        parts = self.parts(machine)
 
         def run() -> None:
-            for row, (numbers, steps, exact) in parts:
-                fast = self._fill_numbers(row, numbers)
-                for step in steps if fast else exact:
+            for part in parts:
+                for step in part.steps():
                     step()
 
         return run
 
-    def _steps(self, machine: Machine, x: np.ndarray, y: np.ndarray, channels: tuple[int, ...]) -> tuple[_Numbers, list[Run], list[Run]]:
-        """Numbers per channel, and the work on each chunk: in 64-bit floats, and in 64-bit integers."""
-        numbers = _Numbers(*(np.zeros((*channels, 1, 1), kind) for kind in (np.float64, np.float64, np.int64, np.int64, np.int64)))
-        chunks = list(split((x, y, *numbers)))
-        limits = self.y.dtype.limits
-        fast = [
-            partial(_requant_floats, cx, cy, factor, offset, buffer(machine, "requant", cx, np.float64), limits)
-            for cx, cy, factor, offset, *_ in chunks
-        ]
-        exact = [partial(_requant_integers, cx, cy, tuple(rest), self.rounding, limits) for cx, cy, _, _, *rest in chunks]
-        return numbers, fast, exact
+    def parts(self, machine: Machine) -> list[RequantPart]:
+        """The work on each block of channel rows."""
+        xs, ys = self.x.views(machine), self.y.views(machine)
+        table = self.table
+        rows = table.views(machine) if isinstance(table, Local) else [np.array(table, np.int64).reshape(1, 1, 1, 1, 3)] * len(xs)
+        return [RequantPart(machine, x, y, row, self.rounding, self.y.dtype) for x, y, row in zip(xs, ys, rows, strict=True)]
 
-    def _fill_numbers(self, row: np.ndarray, numbers: _Numbers) -> bool:
-        """Read the table; say whether 64-bit floats give the exact result.
 
-        They do when every product that does not saturate anyway, together with one half and the zero point, has at most 53 bits:
-        results of b bits keep |product * 2^-s| below 2^(b+1), and the sum is a multiple of 2^-s below 2^(b+2).
+class RequantPart:
+    """Requantization of one block of channel rows, chunk by chunk, in 64-bit floats where they give the exact result."""
+
+    def __init__(self, machine: Machine, x: np.ndarray, y: np.ndarray, row: np.ndarray, rounding: Rounding, dtype: DType) -> None:
+        self._row, self._rounding, self._bits = row, rounding, 8 * dtype.itemsize
+        kinds = (np.float64, np.float64, np.int64, np.int64, np.int64)
+        self._numbers = _Numbers(*(np.zeros((*row.shape[:3], 1, 1), kind) for kind in kinds))
+        self._fast: list[Run] = []
+        self._exact: list[Run] = []
+        for cx, cy, factor, offset, *rest in split((x, y, *self._numbers)):
+            room = buffer(machine, "requant", cx, np.float64)
+            self._fast.append(partial(_requant_floats, cx, cy, factor, offset, room, dtype.limits))
+            self._exact.append(partial(_requant_integers, cx, cy, tuple(rest), rounding, dtype.limits))
+
+    def steps(self) -> list[Run]:
+        """Read the table as it is now; the work on each chunk.
+
+        64-bit floats are exact when every product that does not saturate anyway, together with one half and the zero point, has at most
+        53 bits: results of b bits keep |product * 2^-s| below 2^(b+1), and the sum is a multiple of 2^-s below 2^(b+2).
         """
-        np.copyto(numbers.multiplier, row[..., 0:1])
-        np.copyto(numbers.shift, row[..., 1:2])
-        np.copyto(numbers.zero, row[..., 2:3])
-        bits = 8 * self.y.dtype.itemsize
+        numbers, bits = self._numbers, self._bits
+        for k, words in enumerate((numbers.multiplier, numbers.shift, numbers.zero)):
+            np.copyto(words, self._row[..., k : k + 1])
         shift, zero = numbers.shift, numbers.zero
-        if self.rounding is not Rounding.HALF_UP or shift.min() < bits + 2 - 53 or shift.max() > 0 or abs(zero).max() > 1 << bits:
-            return False
+        if self._rounding is not Rounding.HALF_UP or shift.min() < bits + 2 - 53 or shift.max() > 0 or abs(zero).max() > 1 << bits:
+            return self._exact
         np.ldexp(numbers.multiplier.astype(np.float64), shift, out=numbers.factor)
         np.add(zero, 0.5, out=numbers.offset)
-        return True
+        return self._fast
 
 
 class _Numbers(NamedTuple):
@@ -124,8 +129,7 @@ def _requant_floats(
     np.multiply(x, factor, out=room)
     np.add(room, offset, out=room)
     np.floor(room, out=room)
-    np.maximum(room, limits[0], out=room)
-    np.minimum(room, limits[1], out=room)
+    np.clip(room, *limits, out=room)
     np.copyto(y, room, casting="unsafe")
 
 
@@ -160,7 +164,7 @@ def decode_gather(fields: Fields) -> None:
     fields.reads(index, table)
     fields.writes(y)
     fields.instruction.work = Work("gather", n * -(-c // fields.memory.lanes) * w)
-    fields.instruction.bind = Gather(y, index, table).bind
+    fields.instruction.operation = Gather(y, index, table)
 
 
 def _expect_separate_banks(fields: Fields, *operands: Local) -> None:
@@ -230,7 +234,7 @@ def decode_series(fields: Fields) -> None:
     fields.reads(x, coefficients)
     fields.writes(y)
     fields.instruction.work = Work("vector", fields.vector_steps(shape, dtype.itemsize) * (2 * terms - 1))
-    fields.instruction.bind = Series(x, y, coefficients).bind
+    fields.instruction.operation = Series(x, y, coefficients)
 
 
 @dataclass(frozen=True)
@@ -280,7 +284,7 @@ def decode_between_lanes(fields: Fields) -> None:
     fields.reads(x)
     fields.writes(y)
     fields.instruction.work = Work("vector", fields.vector_steps(shape, dtype.itemsize))
-    fields.instruction.bind = BetweenLanes(kind, x, y).bind
+    fields.instruction.operation = BetweenLanes(kind, x, y)
 
 
 def _source(fields: Fields, kind: int, shape: Shape, dtype: DType) -> Local:
