@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bmflow.calibration.kurtosis import kurtosis
 from bmflow.calibration.methods import Estimate, Method, Sample, estimate
 from bmflow.calibration.percentile import Extremes, extremes_to_keep, percentage
 from bmflow.errors import InputError
@@ -23,13 +24,16 @@ _SAME_VALUES = ("top.Reshape", "top.Permute", "top.Depth2Space")
 
 @dataclass
 class Tensor:
-    """Running statistics of one tensor; `extremes` of values and `magnitudes` of |x| only where the method needs them."""
+    """Running statistics of one tensor; `extremes` of values and `magnitudes` of |x| only where the method needs them, kurtosis when asked for."""
 
     estimate: Estimate
+    with_kurtosis: bool = False
     extremes: Extremes | None = None
     magnitudes: Extremes | None = None
     low: float = np.inf
     high: float = -np.inf
+    kurtosis: float = 0.0
+    samples: int = 0
 
     @property
     def largest(self) -> float:
@@ -44,28 +48,32 @@ class Tensor:
             self.extremes.add(values)
         if self.magnitudes:
             self.magnitudes.add(np.abs(values))
+        if self.with_kurtosis:
+            self.samples += 1
+            self.kurtosis += (kurtosis(values) - self.kurtosis) / self.samples
 
 
 class Statistics:
     """Statistics of all tensors of a top module under one method, batch by batch in order.
 
-    Ops that only move values share the statistics of their operand: `exposed` names the tensors that must be given.
+    Ops that only move values share the statistics of their operand: `exposed` names the tensors that must be given. `kinds` has the op
+    type of every tensor.
     """
 
-    def __init__(self, module: Module, method: Method, batches: int, bins: int = 2048):
+    def __init__(self, module: Module, method: Method, batches: int, bins: int = 2048, with_kurtosis: bool = False):
         """`batches` is the number planned; fewer may come."""
         self._method = method
-        self._kinds: dict[str, str] = {}
+        self.kinds: dict[str, str] = {}
         self._source: dict[str, str] = {}
         for op in module.layers():
             operand = layer_name(op.operands[0]) if op.name in _SAME_VALUES else op.layer_name
             self._source[op.layer_name] = self._source.get(operand, op.layer_name)
-            self._kinds[op.layer_name] = op.name
-        self._names = list(self._kinds)
+            self.kinds[op.layer_name] = op.name
+        self._names = list(self.kinds)
         elements = {op.layer_name: int(np.prod(shape_of(op.results[0]))) for op in module.layers()}
         self._tensors: dict[str, Tensor] = {}
         for index, name in enumerate(self._names):
-            tensor = self._tensors.setdefault(self._source[name], Tensor(estimate(method, bins)))
+            tensor = self._tensors.setdefault(self._source[name], Tensor(estimate(method, bins), with_kurtosis))
             keep = extremes_to_keep(percentage(index, len(self._names)), batches * elements[name])
             if method is Method.PERCENTILE:
                 tensor.extremes = tensor.extremes or Extremes.of(keep)  # the first index of a group keeps most
@@ -98,6 +106,10 @@ class Statistics:
         ranges = {name: self._range(index, name) for index, name in enumerate(self._names)}
         return ranges | self._kept_ranges(ranges) if self._method.keeps_inputs_and_tail else ranges
 
+    def kurtosis(self) -> dict[str, float]:
+        """Mean over samples of every tensor's kurtosis; 0 when it was not gathered."""
+        return {name: self._of(name).kurtosis for name in self._names}
+
     def _of(self, name: str) -> Tensor:
         return self._tensors[self._source[name]]
 
@@ -114,7 +126,7 @@ class Statistics:
 
     def _kept_ranges(self, ranges: Mapping[str, Range]) -> dict[str, Range]:
         """Network inputs, and outputs at the end that saturate: their largest value is the threshold."""
-        kept = {name for name, kind in self._kinds.items() if kind == "top.Input"} | self._saturated_tail()
+        kept = {name for name, kind in self.kinds.items() if kind == "top.Input"} | self._saturated_tail()
         return {name: Range(max(self._of(name).largest, LEAST), ranges[name].low, ranges[name].high) for name in kept}
 
     def _saturated_tail(self) -> set[str]:
@@ -126,6 +138,6 @@ class Statistics:
             if magnitudes.high(percentage(index, len(self._names))) != self._of(name).largest:
                 break
             kept.add(name)
-            if self._kinds[name] in ("top.Conv", "top.MatMul"):
+            if self.kinds[name] in ("top.Conv", "top.MatMul"):
                 break
         return kept

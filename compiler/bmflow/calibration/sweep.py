@@ -22,7 +22,13 @@ Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
 def collect(
-    module: Module, loader: Loader, method: Method, bins: int = 2048, threads: int = 2, progress: Progress | None = None
+    module: Module,
+    loader: Loader,
+    method: Method,
+    bins: int = 2048,
+    threads: int = 2,
+    progress: Progress | None = None,
+    with_kurtosis: bool = False,
 ) -> Statistics:
     """Gather the statistics of every tensor; memory depends on the network and `threads`, not on the number of samples.
 
@@ -30,7 +36,7 @@ def collect(
         InputError: no sample, or too few of them, can be used; a tensor holds NaN or infinity.
     """
     planned = -(-len(loader.entries) // loader.batch)
-    statistics = Statistics(module, method, planned, bins)
+    statistics = Statistics(module, method, planned, bins, with_kurtosis)
     executable = Executable(module, statistics.exposed, threads=1)  # whole batches run side by side: less waiting than threads inside one
     with ThreadPoolExecutor(threads) as pool:
         outputs = in_order(pool, executable.run, _batches(loader, pool, threads), threads)

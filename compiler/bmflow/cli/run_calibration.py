@@ -32,7 +32,7 @@ _LATER = (
     ("search", "False"), ("pre_qtable", ""), ("quantize_method_list", ""), ("global_compare_layers", ""), ("post_process", ""),
     ("part_quantize", ""), ("custom_operator", ""), ("fp_type", "auto"), ("mix_mode", "wi8ai8_fp"),
 )  # fmt: skip
-_LATER_FLAGS = ("sq", "smc", "we", "bc", "cluster", "part_asymmetric", "kurtosis_analysis")
+_LATER_FLAGS = ("sq", "smc", "we", "bc", "cluster", "part_asymmetric")
 _UNUSED = ("bc_inference_num", "inference_num", "expected_cos", "min_layer_cos", "max_float_layers", "benchmark_method")
 
 
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     how.add_argument("--processor", "--chip", type=str.lower, default="bm1684x", help="decides the float type of the float layers")
     how.add_argument("--quantize_table", default="", help="where the table of float layers goes (default: shape_pattern_qtable)")
+    how.add_argument("--kurtosis_analysis", action="store_true", help="also write kurtosis_analysis: which layers have outliers")
     later = parse.add_argument_group("known, not supported yet")
     for name, default in _LATER:
         later.add_argument(f"--{name}", default=default, help=argparse.SUPPRESS)
@@ -96,6 +97,7 @@ def _options(options: argparse.Namespace) -> CalibrateOptions:
     return CalibrateOptions(
         options.mlir_file, options.calibration_table, options.dataset, options.data_list, options.input_num, method, options.tune_num,
         options.tune_list, options.histogram_bin_num, _tune_settings(debug), options.processor, options.quantize_table,
+        kurtosis=options.kurtosis_analysis,
     )  # fmt: skip
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bmflow.calibration import patterns, samples, sweep
+from bmflow import artifacts
+from bmflow.calibration import kurtosis, patterns, samples, sweep
 from bmflow.calibration.collect import Statistics
 from bmflow.calibration.methods import Method
 from bmflow.calibration.tune import TuneSettings, tune
@@ -29,7 +30,7 @@ class CalibrateOptions:
 
     input_num: samples taken, 0 for all. tune_num: batches tuned on, 0 for no tuning; the samples are those of `tune_list` (all of
     them) or the first that calibrate. quantize_table: where the table of float layers goes, by default `shape_pattern_qtable`
-    beside the calibration table.
+    beside the calibration table. kurtosis: also write the kurtosis of every tensor, `kurtosis_analysis` beside the table.
     """
 
     mlir: str
@@ -45,6 +46,7 @@ class CalibrateOptions:
     chip: str = "bm1684x"
     quantize_table: str = ""
     threads: int = 2
+    kurtosis: bool = False
 
 
 def calibrate(options: CalibrateOptions, progress: Progress | None = None, show: Callable[[str], None] = print) -> CalibrationTable:
@@ -65,7 +67,7 @@ def calibrate(options: CalibrateOptions, progress: Progress | None = None, show:
     loader = samples.Loader(module, entries)
     statistics = sweep.collect(
         module, loader, options.method, options.bins, options.threads,
-        lambda items, total: bar(items, total, "activation_collect_and_calc_th"),
+        lambda items, total: bar(items, total, "activation_collect_and_calc_th"), options.kurtosis,
     )  # fmt: skip
     show(f"real input_num = {loader.used}")
     tune_num = _tune_num(options, len(tune_entries))
@@ -74,6 +76,8 @@ def calibrate(options: CalibrateOptions, progress: Progress | None = None, show:
     table = CalibrationTable(ranges, options.method.value, options.bins, loader.used, tune_num, Path(options.mlir).name, notes=notes)
     table.save(options.table)
     patterns.pattern_table(module, options.chip).save(_qtable_path(options))
+    if options.kurtosis:
+        artifacts.write_text(Path(options.table).parent / kurtosis.FILE, kurtosis.report(statistics.kurtosis(), statistics.kinds))
     return table
 
 

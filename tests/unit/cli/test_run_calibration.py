@@ -105,6 +105,20 @@ def test_debug_commands_set_the_tuning_and_the_method(folder: Path) -> None:
     assert CalibrationTable.load("table").method == "max"
 
 
+def test_kurtosis_is_written_with_the_heaviest_tails_first(folder: Path) -> None:
+    sample = np.random.RandomState(0).standard_t(5, (1, 3, 8, 8)).astype(np.float32)
+    np.save("a.npy", sample)
+    Path("list").write_text("a.npy\n")
+    assert main([*BASE, "--data_list", "list", "--kurtosis_analysis"]) == 0
+    header, *lines = Path("kurtosis_analysis").read_text().splitlines()
+    assert header == "op_name kurtosis op_type"
+    found = {name: (float(value), kind) for name, value, kind in (line.split() for line in lines)}
+    assert {name: kind for name, (_, kind) in found.items()} == {"x": "Input", "y_Conv": "Conv", "z_Sigmoid": "Sigmoid"}
+    x = sample.astype(np.float64)
+    assert found["x"][0] == pytest.approx(((x - x.mean()) ** 4).mean() / x.std() ** 4, rel=1e-5)
+    assert [value for value, _ in found.values()] == sorted((value for value, _ in found.values()), reverse=True)
+
+
 def test_broken_pictures_are_skipped_and_counted(
     folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
