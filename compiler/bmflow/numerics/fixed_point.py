@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import floor, frexp, isfinite
+from math import frexp, isfinite
 
 import numpy as np
 
@@ -95,6 +95,6 @@ def multiplier_from_qscale(scale: float, limit: int = 127) -> FixedPoint:
 
 def half_away(value: float) -> int:
     """Round one number half away from zero, as C's round does."""
-    below = floor(value)
-    rest = value - below
-    return below + 1 if rest > 0.5 or (rest == 0.5 and value >= 0) else below
+    whole = int(value)
+    rest = value - whole  # exact, as value - floor(value) is not
+    return whole + (rest >= 0.5) - (rest <= -0.5)

@@ -29,13 +29,11 @@ def f16_values(bits: Bits) -> Floats:
 
 def bf16_bits(values: Floats) -> Bits:
     """Bits of float32 values rounded to bf16."""
-    x = np.ascontiguousarray(values, np.float32)
+    x = np.asarray(values, np.float32)
     wide = x.view(np.uint32).astype(np.uint64)
     rounded = ((wide + 0x7FFF + ((wide >> 16) & 1)) >> 16).astype(np.uint16)
-    subnormal = rounded & _BF16_EXPONENT == 0
-    rounded[subnormal] &= 0x8000
-    rounded[np.isnan(x)] = _BF16_NAN
-    return rounded
+    flushed = np.where(rounded & _BF16_EXPONENT == 0, rounded & 0x8000, rounded)
+    return np.where(np.isnan(x), np.uint16(_BF16_NAN), flushed.astype(np.uint16))
 
 
 def bf16_values(bits: Bits) -> Floats:

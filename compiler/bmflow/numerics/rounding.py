@@ -31,26 +31,28 @@ class Rounding(IntEnum):
 def round_real(values: NDArray[np.floating] | float, mode: Rounding) -> Reals:
     """Round to integers (as float64); NaN and infinities pass through.
 
-    Half-away is exact: it does not add 0.5, which would round 0.49999999999999994 up.
+    Exact: the part behind the point is what trunc leaves, which float64 holds. x - floor(x) and x + 0.5 are not: both round
+    0.49999999999999994 or its negative to one half.
     """
     x = np.asarray(values, np.float64)
-    below = np.floor(x)
-    rest = x - below
+    whole = np.trunc(x)
+    with np.errstate(invalid="ignore"):
+        rest = x - whole
     match mode:
         case Rounding.HALF_TO_EVEN:
             return np.asarray(np.rint(x))
         case Rounding.HALF_AWAY:
-            return np.where((rest > 0.5) | ((rest == 0.5) & (x >= 0)), below + 1, below)
+            return whole + (rest >= 0.5) - (rest <= -0.5)
         case Rounding.TOWARD_ZERO:
-            return np.asarray(np.trunc(x))
+            return np.asarray(whole)
         case Rounding.DOWN:
-            return np.asarray(below)
+            return np.asarray(np.floor(x))
         case Rounding.UP:
             return np.asarray(np.ceil(x))
         case Rounding.HALF_UP:
-            return np.where(rest >= 0.5, below + 1, below)
+            return whole + (rest >= 0.5) - (rest < -0.5)
         case Rounding.HALF_DOWN:
-            return np.where(rest > 0.5, below + 1, below)
+            return whole + (rest > 0.5) - (rest <= -0.5)
 
 
 def rshift_round(values: NDArray[np.integer] | int, shift: NDArray[np.integer] | int, mode: Rounding = Rounding.HALF_UP) -> Integers:
