@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import islice
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -43,15 +43,25 @@ def collect(
         for values in progress(outputs, planned) if progress else outputs:
             statistics.add(values)
     if not loader.used:
-        raise InputError(f"none of the {len(loader.entries)} samples could be used; the first is {loader.entries[0]}")
+        _refuse(loader)
     return statistics
 
 
 def first_batches(loader: Loader, count: int, threads: int = 2) -> list[Arrays]:
-    """The first batches of network inputs."""
+    """The first batches of network inputs.
+
+    Raises:
+        InputError: there is none.
+    """
     with ThreadPoolExecutor(threads) as pool:
-        return list(islice(_batches(loader, pool, threads), count))
+        batches = list(islice(_batches(loader, pool, threads), count))
+    return batches or _refuse(loader)
 
 
 def _batches(loader: Loader, pool: Executor, threads: int) -> Iterator[Arrays]:
     return loader.batches(in_order(pool, lambda entry: (entry, loader.load(entry)), loader.entries, threads + 1))
+
+
+def _refuse(loader: Loader) -> NoReturn:
+    entries = loader.entries
+    raise InputError(f"the {len(entries)} samples do not make one batch of {loader.batch}; the first is {entries[0]}")

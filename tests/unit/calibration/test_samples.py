@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import cv2
 import numpy as np
 import pytest
 from bmflow import artifacts
+from bmflow.calibration.methods import Method
 from bmflow.calibration.ordered import in_order
 from bmflow.calibration.samples import Entry, Loader, from_folder, from_list
+from bmflow.calibration.sweep import collect, first_batches
 from bmflow.errors import InputError
 from bmflow.ir.module import Module, ModuleBuilder
 
@@ -134,6 +137,14 @@ def test_arrays_of_another_shape_are_refused_at_once() -> None:
 def test_pictures_need_recorded_preprocessing() -> None:
     with pytest.raises(InputError, match="records no picture preprocessing"):
         Loader(network(picture=False), [Entry((pictures(range(1))[0],))])
+
+
+@pytest.mark.parametrize("use", [lambda m, loader: first_batches(loader, 5), lambda m, loader: collect(m, loader, Method.MAX)])
+def test_samples_that_make_no_batch_are_refused(use: Callable[[Module, Loader], object]) -> None:
+    artifacts.save_npz("a.npz", {"x": np.zeros((1, 1, 2, 2))})
+    module = network(2, picture=False)
+    with pytest.raises(InputError, match="the 1 samples do not make one batch of 2"):
+        use(module, Loader(module, [Entry(("a.npz",))]))
 
 
 def test_results_come_in_order_with_few_under_way() -> None:
