@@ -37,7 +37,9 @@ class Emission:
         """Tensor of one operand in held form; a weight becomes a constant."""
         value = self.op.operands[index]
         if value not in self.tensors:
-            self.tensors[value] = self.constant(Held.of(value).hold(self.module.weight(value)))
+            array = self.weight(index)
+            assert array is not None, f"{self.op.layer_name}: operand {index} is neither computed nor a weight"
+            self.tensors[value] = self.constant(Held.of(value).hold(array))
         return self.tensors[value]
 
     def held(self, index: int = 0) -> Held:

@@ -165,7 +165,9 @@ def test_float_convolutions_sum_in_float32_and_round_once(case: Case, dtype: DTy
 def test_a_top_convolution_may_take_its_filter_from_a_layer(rng: np.random.Generator) -> None:
     net = OneOp()
     x, w = draw(rng, (1, 3, 5, 5), DType.F32), draw(rng, (2, 3, 3, 3), DType.F32)
-    y = net.run(net.op(TopConvOp, "y", [net.given(x), net.given(w), net.none], (1, 2, 3, 3), kernel_shape=[3, 3], strides=[1, 1], pads=[0] * 4))
+    y = net.run(
+        net.op(TopConvOp, "y", [net.given(x), net.given(w), net.none], (1, 2, 3, 3), kernel_shape=[3, 3], strides=[1, 1], pads=[0] * 4)
+    )
     np.testing.assert_allclose(y, meaning.conv(x, w, 1, strides=(1, 1), pads=(0, 0, 0, 0)), rtol=1e-5, atol=1e-5)
 
 

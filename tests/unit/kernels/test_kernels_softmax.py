@@ -31,7 +31,9 @@ def test_the_published_softmax() -> None:
 
 
 @pytest.mark.parametrize("source", [Kind(DType.I8, scale=0.06), Kind(DType.U8, 40, scale=0.02)], ids=str)
-@pytest.mark.parametrize("result", [Kind(DType.U8, scale=1 / 255), Kind(DType.I8, -128, scale=1 / 255), Kind(DType.I8, scale=1 / 127)], ids=str)
+@pytest.mark.parametrize(
+    "result", [Kind(DType.U8, scale=1 / 255), Kind(DType.I8, -128, scale=1 / 255), Kind(DType.I8, scale=1 / 127)], ids=str
+)
 def test_integer_softmax_sums_in_channel_order_in_float32(source: Kind, result: Kind, rng: np.random.Generator) -> None:
     net, x = OneOp(), draw(rng, (2, 300, 3, 4), source.dtype)
     entries = table(source.scale)
