@@ -77,7 +77,7 @@ class Network:
         return self.builder.append(TopWeightOp.make(name, [], tensor_type(array.shape, dtype))).results[0]
 
     def op(
-        self, kind: type[LayerOp], name: str, operands: Sequence[SSAValue], shape: Sequence[int], result: DType | Attribute,
+        self, kind: type[LayerOp], name: str, operands: Sequence[SSAValue], shape: Sequence[int], result: DType | Attribute, /,
         **attributes: Python,
     ) -> SSAValue:  # fmt: skip
         """Append an op with one result."""
