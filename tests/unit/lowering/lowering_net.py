@@ -30,7 +30,7 @@ class Net:
 
     def input(self, name: str, shape: Sequence[int], bounds: Bounds = None) -> SSAValue:
         """A network input."""
-        self._note(name, bounds)
+        self.note(name, bounds)
         return self.builder.input(name, shape)
 
     def weight(self, name: str, array: np.ndarray | Sequence) -> SSAValue:
@@ -48,7 +48,7 @@ class Net:
         **settings: Python,
     ) -> SSAValue:
         """An op with one result."""
-        self._note(name, bounds)
+        self.note(name, bounds)
         return self.builder.append(kind.make(name, operands, tensor_type(shape), settings)).results[0]
 
     def conv(
@@ -60,7 +60,8 @@ class Net:
         operands = [x, self.weight(f"{name}_w", weights), self.builder.none if bias is None else self.weight(f"{name}_b", bias)]
         return self.op(TopConvOp, name, operands, (n, len(weights), h, w), bounds, **(window | settings))
 
-    def _note(self, name: str, bounds: Bounds) -> None:
+    def note(self, name: str, bounds: Bounds) -> None:
+        """Set the range of a layer."""
         if bounds is not None:
             low, high = bounds if isinstance(bounds, tuple) else (-bounds, bounds)
             self.ranges[name] = Range(max(abs(low), abs(high)), low, high)

@@ -252,7 +252,7 @@ def test_a_sum_gives_its_range_to_products_that_nobody_else_reads() -> None:
 def test_layers_listed_as_asymmetric_get_a_zero_point_alone() -> None:
     net = Net()
     x = silu(net, "x", net.input("in", SHAPE, 1.0), 0.0)
-    net._note("x", (-0.28, 6.0))
+    net.note("x", (-0.28, 6.0))
     pooled = net.op(TopMaxPoolOp, "p", [x], SHAPE, (-0.28, 6.0), **POOL)
     y = net.conv("y", pooled, np.ones((1, 2, 1, 1), np.float32), None, 3.0)
     lowered = net.lower(y, table=CalibrationTable(net.ranges, asym_ops=("x", "y")))
@@ -267,7 +267,7 @@ def test_a_table_of_another_network_is_refused(change: dict) -> None:
     y = silu(net, "silu0", net.input("in", SHAPE, 1.0), 3.0)
     net.finish(y)
     if "ranges" in change:
-        net._note("silu1", 3.0)
+        net.note("silu1", 3.0)
         change = {}
     table = CalibrationTable(net.ranges, **change)
     with pytest.raises(InputError, match=r"silu1\w* \(did you mean silu0.*\?\)"):

@@ -96,7 +96,7 @@ class LowerConvInt8(_LowerConv):
         assert isinstance(op, TopConvOp)
         x = writer.operand(op, op.input, INT8)
         source, to = quantized(x), writer.analysis.quantization(op.layer_name)
-        filters, bias = _weights(op, writer.module), _bias(op, writer.module)
+        filters, bias = writer.module.weight(op.filter), _bias(op, writer.module)
         weights = quantize_filter(filters, bias is not None, _given_scales(op, writer.analysis, len(filters)))
         scale_x = _input_scale(source, filters, bias)
         points = [scale_and_shift(scale * scale_x / to.scale, 32) for scale in weights.scales.tolist()]
@@ -123,10 +123,6 @@ class LowerConvFloat(_LowerConv):
         operands = [writer.operand(op, op.input, compute), writer.operand(op, op.filter, compute), op.bias]
         attributes = kept_attributes(op) | {"with_bias": not is_none(op.bias)}
         return writer.emit(op, TpuConv2DOp, operands, writer.element(op, compute), attributes)
-
-
-def _weights(op: TopConvOp, module: Module) -> np.ndarray:
-    return module.weight(op.filter)
 
 
 def _bias(op: TopConvOp, module: Module) -> np.ndarray | None:
