@@ -45,10 +45,9 @@ class ProgramTensor:
         return size
 
     def to_real(self, raw: ArrayLike) -> NDArray[np.float32]:
-        """Real values of raw elements: (q - zero_point) * scale for integers, the value itself for floats."""
-        if self.dtype.is_float:
-            return np.asarray(raw, np.float32)
-        return ((np.asarray(raw, np.float64) - self.zero_point) * self.scale).astype(np.float32)
+        """Real values of raw elements: (q - zero_point) * scale in float32 for integers, as tpu.Cast does; floats as they are."""
+        values = np.asarray(raw, np.float32)
+        return values if self.dtype.is_float else (values - np.float32(self.zero_point)) * np.float32(self.scale)
 
     def from_real(self, values: ArrayLike) -> NDArray[np.float32] | NDArray[np.integer]:
         """Raw elements nearest to real values, in `dtype.numpy`.
