@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -30,6 +31,7 @@ def parser(prog: str, description: str, epilog: str = "") -> argparse.ArgumentPa
 def main(parse: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int], argv: Sequence[str] | None = None) -> int:
     """Parse, run, and return the exit code: 0 done, 2 bad input, 3 below the bar, 1 anything else, 130 interrupted."""
     options = parse.parse_args(argv)
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # it is read when OpenCV is imported, which comes later; our message says more
     logging.basicConfig(
         stream=sys.stdout, level=logging.INFO, format="%(asctime)s - %(levelname)s : %(message)s", datefmt="%Y/%m/%d %H:%M:%S"
     )
