@@ -187,8 +187,7 @@ def _check_processor(options: DeployOptions, processor: Target, mode: str) -> No
         raise InputError(f"--asymmetric: {processor.name} computes INT8 symmetrically only; leave the option out")
     if options.num_core != 1:
         raise InputError(f"--num_core {options.num_core}: {processor.name} runs a network on 1 core; leave the option out")
-    if options.model:
-        processor.require_codegen()
+    processor.require_codegen()
 
 
 def _check_files(options: DeployOptions, processor: Target) -> None:

@@ -62,7 +62,8 @@ class OnnxSession:
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
         """Run once; outputs keep their raw names."""
-        return dict(zip(self._outputs, self._session.run(None, dict(inputs)), strict=True))
+        values = self._session.run(None, dict(inputs))
+        return {name: np.asarray(value) for name, value in zip(self._outputs, values, strict=True)}
 
 
 class MlirSession:

@@ -165,7 +165,7 @@ def check_compiled(
     everything = job.options.compare_all
     LOG.info("[CMD]: %s", runner_command(test.inputs_file, job.options.model, outputs_file, everything))
     with step("run the bmodel in the simulator"):
-        simulation, results = simulate_real(data, test.inputs, everything)
+        simulation, results = simulate_real(data, _stored_inputs(lowered, test.inputs), everything)
     if simulation.problems:
         listed = "; ".join(str(problem) for problem in simulation.problems[:3])
         raise CompileError(
@@ -176,6 +176,13 @@ def check_compiled(
         with step("look for the first diverging layer"):
             raise BelowBarError(_compiled_diagnosis(job, lowered, data, test, report))
     return simulation, report
+
+
+def _stored_inputs(lowered: Module, inputs: Arrays) -> Arrays:
+    """Inputs in the type the network takes, so that module and bmodel are fed the same numbers."""
+    from bmflow.kernels import Executable
+
+    return Executable(lowered, [op.layer_name for op in lowered.inputs]).run(inputs)
 
 
 def simulate_real(data: bytes, inputs: Mapping[str, np.ndarray], everything: bool, path: str = "") -> tuple[Simulation, Arrays]:
@@ -197,7 +204,7 @@ def simulate_real(data: bytes, inputs: Mapping[str, np.ndarray], everything: boo
 def _compiled_diagnosis(job: Job, lowered: Module, data: bytes, test: Sample, report: Report) -> str:
     if not report.tensors:
         return f"{job.options.model}: {report.nothing_in_common()}"
-    _, results = simulate_real(data, test.inputs, True)
+    _, results = simulate_real(data, _stored_inputs(lowered, test.inputs), True)
     every_layer = similarity.compare(results, real_values(lowered, test.inputs, True), job.correctness, job.options.excepts)
     return (
         f"{job.options.model}: {len(report.failures)} of {len(report.tensors)} tensors differ from {job.lowered_file} beyond cosine "

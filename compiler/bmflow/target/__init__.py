@@ -77,10 +77,7 @@ class Target:
         """
         if self.memory is None:
             ready = [name for name in names() if load(name).memory is not None]
-            raise InputError(
-                f"{self.name}: code generation is not supported yet; this version generates code for {', '.join(ready)}. "
-                "Stop after the lowered module with --not_gen_bmodel"
-            )
+            raise InputError(f"{self.name}: code generation is not supported yet; this version generates code for {', '.join(ready)}")
         return self.memory
 
 
