@@ -70,6 +70,7 @@ class Graph:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # many idle sessions must not keep the cores busy
         return onnxruntime.InferenceSession(self._model(outputs).SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     def _model(self, outputs: Collection[str]) -> ModelProto:
