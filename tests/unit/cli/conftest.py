@@ -23,7 +23,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def workshop(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of `built` as the current folder, with OpenCV as silent as in a tool's own process."""
-    cv2.setLogLevel(2)  # errors alone
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     folder = tmp_path / "workshop"
     shutil.copytree(built, folder)
     monkeypatch.chdir(folder)
