@@ -27,7 +27,6 @@ from bmflow.ir.structure import TopWeightOp
 from bmflow.ir.types import DType, is_none, shape_of
 from bmflow.ir.values import SSAValue
 from bmflow.passes.rewrite import insert_before, replace
-from bmflow.tables.calibration import Range
 
 Reals = NDArray[np.float64]
 BALANCES = tuple(np.linspace(0.0, 1.0, 11))
@@ -41,10 +40,9 @@ FAINT = 1e-3
 
 @dataclass
 class Equalized:
-    """The rewritten module, and ranges that calibration must not choose by itself: arguments of activations that fill -1..1."""
+    """The rewritten module, in which arguments of activations fill -1..1 channel by channel."""
 
     module: Module
-    ranges: dict[str, Range] = field(default_factory=dict[str, Range])
     scaled: dict[str, float] = field(default_factory=dict[str, float])
     """Per feature map whose channels were scaled: largest over smallest channel peak before."""
 
@@ -212,8 +210,6 @@ class _Equalizer:
         op.operands[2] = self.module.new_weight(
             f"{op.layer_name}_equalized_bias", ((bias - centre) / out).astype(np.float32), DType.F32, op
         )
-        if op.layer_name in affine:
-            self.result.ranges[op.layer_name] = Range(1.0, -1.0, 1.0)
 
     def _rewrite_activation(self, op: LayerOp, out: Reals, argument: tuple[Reals, Reals]) -> None:
         half, centre = argument

@@ -90,8 +90,7 @@ def test_the_module_given_is_left_alone(module: Module, sample: dict[str, np.nda
 
 def test_arguments_of_activations_fill_their_range_channel_by_channel(equalized: Equalized, sample: dict[str, np.ndarray]) -> None:
     after = top_numpy.run(equalized.module, sample)
-    assert set(equalized.ranges) == {"a_conv", "d_conv", "e_conv", "scores_conv"}
-    for name in equalized.ranges:
+    for name in ("a_conv", "d_conv", "e_conv", "scores_conv"):
         assert np.abs(after[name].max((0, 2, 3)) - 1).max() < 1e-3
 
 

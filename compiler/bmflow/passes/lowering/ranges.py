@@ -16,7 +16,7 @@ from bmflow.ir.layer import LayerOp, layer_name
 from bmflow.ir.module import Module
 from bmflow.ir.types import DType, Quantization
 from bmflow.numerics.fixed_point import half_away
-from bmflow.passes.rewrite import producer
+from bmflow.passes.rewrite import producer, users
 from bmflow.tables.calibration import CalibrationTable, Range
 
 COPIES = (TopReluOp, TopMaxPoolOp, TopReshapeOp, TopPermuteOp, TopSliceOp, TopUpsampleOp, TopDepth2SpaceOp)
@@ -100,6 +100,8 @@ def asymmetric_names(module: Module, table: CalibrationTable | None, asymmetric:
 
 
 def _interval(op: LayerOp, row: Range | None, asymmetric: bool) -> Interval:
+    if feeds_scaled_active(op):
+        return Interval(-1.0, 1.0)
     if isinstance(op, TopSigmoidOp | TopSoftmaxOp) or (isinstance(op, TopScaledActiveOp) and op["mode"] == "SIGMOID"):
         return Interval(0.0, 1.0)
     if row is None:
@@ -110,6 +112,12 @@ def _interval(op: LayerOp, row: Range | None, asymmetric: bool) -> Interval:
     else:
         low, high = (row.low, row.high) if asymmetric else (symmetric_low, row.threshold)
     return Interval(0.0, max(high, 0.0)) if op.settings().get("do_relu") else Interval(low, high)
+
+
+def feeds_scaled_active(op: LayerOp) -> bool:
+    """Whether the result is the argument of a ScaledActive, which weight equalization has scaled to -1..1 channel by channel."""
+    readers = users(op.results[0])
+    return bool(readers) and all(isinstance(reader, TopScaledActiveOp) for reader in readers)
 
 
 def _never_negative(op: TopMulOp) -> bool:
