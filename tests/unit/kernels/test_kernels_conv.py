@@ -121,14 +121,36 @@ def test_the_published_convolution() -> None:
     assert run(Case(**{**vars(case), "size": (1, 1)}), np.array([100, 0, -100]).reshape(1, 3, 1, 1), w, bias).ravel().tolist() == [35]
 
 
-@pytest.mark.parametrize("multiplier", [1073741827, 8388609, 12345])
-def test_every_sum_next_to_a_rounding_threshold_goes_to_the_right_side(multiplier: int) -> None:
-    rshift = 30
+@pytest.mark.parametrize(
+    ("multiplier", "rshift"), [(1073741827, 30), (8388609, 30), (12345, 30), (2147483645, 47), (1518500249, 52), (2147483645, 53)]
+)
+def test_every_sum_next_to_a_rounding_threshold_goes_to_the_right_side(multiplier: int, rshift: int) -> None:
     ties = [((2 * k + 1 << rshift - 1) // multiplier) + d for k in range(-129, 129) for d in (-1, 0, 1, 2)]
-    sums = np.array([s for s in ties if abs(s) < 1 << 23])
+    sums = np.array([s for s in ties if abs(s) < 1 << 31])
     case = Case("", ic=1, oc=sums.size, size=(1, 1), kernel=(1, 1), pads=(0, 0, 0, 0), forms=((multiplier, rshift),))
     x, w = np.zeros((1, 1, 1, 1), np.int64), np.zeros((sums.size, 1, 1, 1), np.int64)
+    assert sums.size > 500
     np.testing.assert_array_equal(run(case, x, w, sums), expected(case, x, w, sums))
+
+
+@pytest.mark.parametrize(
+    ("below", "total", "multiplier"), [(69, 11822029, 827375355), (93, 8761343, 1501933569), (110, 15549751, 1000111993)]
+)
+def test_a_product_one_below_a_tie_that_float64_cannot_hold_is_rounded_down(below: int, total: int, multiplier: int) -> None:
+    assert total * multiplier + 1 == (2 * below + 1) << 46
+    assert total * multiplier > 1 << 53
+    case = Case("", ic=1, oc=2, size=(1, 1), kernel=(1, 1), pads=(0, 0, 0, 0), forms=((multiplier, 47),))
+    x, w = np.zeros((1, 1, 1, 1), np.int64), np.zeros((2, 1, 1, 1), np.int64)
+    assert run(case, x, w, np.array([total, total + 1])).ravel().tolist() == [below, below + 1]
+
+
+def test_sums_of_groups_beyond_float32_keep_their_last_bit() -> None:
+    case = Case("", ic=2402, oc=2, group=2, kernel=(5, 5), size=(5, 5), pads=(0, 0, 0, 0), forms=((1, 0),))
+    x, w = np.full((1, 2402, 5, 5), 127), np.full((2, 1201, 5, 5), 127)
+    total = 127 * 127 * 25 * 1201
+    assert total % 2 == 1
+    assert total > 1 << 24
+    assert run(case, x, w, np.array([5 - total, -9 - total])).ravel().tolist() == [5, -9]
 
 
 FLOAT = [

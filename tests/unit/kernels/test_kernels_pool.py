@@ -114,6 +114,18 @@ def test_the_published_average() -> None:
     assert y.ravel().tolist() == [0, 1, 13, 131, 255, 255]
 
 
+def test_sums_beyond_float32_keep_their_last_bit() -> None:
+    tie, count = 172 * (1 << 17) + (1 << 16), 298 * 299
+    assert tie > 1 << 24
+    x = np.stack([total // count + (np.arange(count) < total % count) for total in (tie - 1, tie)]).reshape(1, 2, 298, 299)
+    net = OneOp()
+    y = net.run(net.op(
+        TpuPool2DOp, "y", [net.given(x, Kind(DType.U8))], (1, 2, 1, 1), Kind(DType.U8), pool_mode=enum_attribute(PoolMode, "Avg"),
+        kernel_shape=[298, 299], strides=[1, 1], pads=[0] * 4, multiplier=1, rshift=17,
+    ))  # fmt: skip
+    assert y.ravel().tolist() == [172, 173]
+
+
 ASYMMETRIC = [
     Pool("signed", kernel=(2, 2), strides=(2, 2), x=Kind(DType.I8, 5), y=Kind(DType.I8, -8)),
     Pool("unsigned global", kernel=(9, 8), x=Kind(DType.U8, 117), y=Kind(DType.U8, 90)),
