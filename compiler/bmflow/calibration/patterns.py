@@ -56,6 +56,17 @@ def detector_tail(module: Module) -> list[str]:
     return [op.layer_name for op in module.layers() if op in tail]
 
 
+def one_sided(module: Module) -> tuple[str, ...]:
+    """Layers worth a zero point: SiLUs that only convolutions read, and those convolutions (quantization notes, 2.10)."""
+    found: list[str] = []
+    for op in module.layers():
+        users = _users(op)
+        silu = op.name == "top.SiLU" or (op.name == "top.ScaledActive" and op["mode"] == "SILU")
+        if silu and users and all(user.name == "top.Conv" for user in users):
+            found += [op.layer_name, *(user.layer_name for user in users)]
+    return tuple(dict.fromkeys(found))
+
+
 def is_head(op: LayerOp) -> bool:
     """Whether a layer is a head convolution: fed by an activation, used once, by a Concat or Reshape no convolution follows."""
     if op.name != "top.Conv" or getattr(op.operands[0].owner, "name", "") not in ("top.SiLU", "top.LeakyRelu"):

@@ -24,6 +24,9 @@ Methods: kl (least information lost), mse (least squared error), max (largest va
 aciq_gauss and aciq_laplace (best for a bell or a double exponential). kl and aciq are tuned on the first --tune_num batches: thresholds
 are raised where that brings the outputs of the next layers closer to float.
 
+Corrections: on networks with depthwise convolutions and SiLU, --we recovers most of what 8 bits lose without any float layer; give
+model_deploy the corrected .mlir (its name is printed) together with the table, and --asymmetric for one more bit behind SiLU.
+
 Writes the table -o and beside it shape_pattern_qtable, the layers better left in float (pass it to model_deploy --quantize_table to use
 it). Memory does not grow with the number of samples.
 """
@@ -32,8 +35,8 @@ _LATER = (
     ("search", "False"), ("pre_qtable", ""), ("quantize_method_list", ""), ("global_compare_layers", ""), ("post_process", ""),
     ("part_quantize", ""), ("custom_operator", ""), ("fp_type", "auto"), ("mix_mode", "wi8ai8_fp"),
 )  # fmt: skip
-_LATER_FLAGS = ("sq", "smc", "we", "bc", "cluster", "part_asymmetric")
-_UNUSED = ("bc_inference_num", "inference_num", "expected_cos", "min_layer_cos", "max_float_layers", "benchmark_method")
+_LATER_FLAGS = ("cluster",)
+_UNUSED = ("inference_num", "expected_cos", "min_layer_cos", "max_float_layers", "benchmark_method")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,6 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--processor", "--chip", type=str.lower, default="bm1684x", help="decides the float type of the float layers")
     how.add_argument("--quantize_table", default="", help="where the table of float layers goes (default: shape_pattern_qtable)")
     how.add_argument("--kurtosis_analysis", action="store_true", help="also write kurtosis_analysis: which layers have outliers")
+    better = parse.add_argument_group("corrections (the .mlir stays as it is; a corrected one appears beside it)")
+    better.add_argument("--we", action="store_true", help="weight equalization: every channel gets its own scale, through SiLU too")
+    better.add_argument("--bc", action="store_true", help="bias correction: mean 8-bit errors are taken out of the biases")
+    better.add_argument("--bc_inference_num", type=int, default=30, help="samples for bias correction (default 30)")
+    better.add_argument("--sq", action="store_true", help="SmoothQuant, for LayerNorm in front of MatMul")
+    better.add_argument("--smc", action="store_true", help="softmax correction, for Softmax in front of MatMul")
+    better.add_argument("--part_asymmetric", action="store_true", help="zero points for SiLUs that only convolutions read")
     later = parse.add_argument_group("known, not supported yet")
     for name, default in _LATER:
         later.add_argument(f"--{name}", default=default, help=argparse.SUPPRESS)
@@ -74,8 +84,13 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     _refuse_later(options)
     from bmflow.driver.calibrate import calibrate
+    from bmflow.driver.correct import Corrections, correct_and_calibrate
 
-    calibrate(_options(options), common.progress)
+    corrections = Corrections(options.we, options.bc, options.sq, options.smc, options.bc_inference_num)
+    if options.we or options.bc or options.sq or options.smc:
+        correct_and_calibrate(_options(options), corrections, common.progress)
+    else:
+        calibrate(_options(options), common.progress)
     return 0
 
 
@@ -97,7 +112,7 @@ def _options(options: argparse.Namespace) -> CalibrateOptions:
     return CalibrateOptions(
         options.mlir_file, options.calibration_table, options.dataset, options.data_list, options.input_num, method, options.tune_num,
         options.tune_list, options.histogram_bin_num, _tune_settings(debug), options.processor, options.quantize_table,
-        kurtosis=options.kurtosis_analysis,
+        kurtosis=options.kurtosis_analysis, part_asymmetric=options.part_asymmetric,
     )  # fmt: skip
 
 

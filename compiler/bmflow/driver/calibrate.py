@@ -17,7 +17,7 @@ from bmflow.calibration.methods import Method
 from bmflow.calibration.tune import TuneSettings, tune
 from bmflow.errors import InputError, nearest_names
 from bmflow.ir.module import Module
-from bmflow.tables.calibration import CalibrationTable, Range
+from bmflow.tables.calibration import WEIGHTS, CalibrationTable, Range
 
 LOG = logging.getLogger("bmflow")
 QTABLE = "shape_pattern_qtable"
@@ -31,6 +31,7 @@ class CalibrateOptions:
     input_num: samples taken, 0 for all. tune_num: batches tuned on, 0 for no tuning; the samples are those of `tune_list` (all of
     them) or the first that calibrate. quantize_table: where the table of float layers goes, by default `shape_pattern_qtable`
     beside the calibration table. kurtosis: also write the kurtosis of every tensor, `kurtosis_analysis` beside the table.
+    part_asymmetric: give SiLUs that only convolutions read a zero point.
     """
 
     mlir: str
@@ -47,6 +48,7 @@ class CalibrateOptions:
     quantize_table: str = ""
     threads: int = 2
     kurtosis: bool = False
+    part_asymmetric: bool = False
 
 
 def calibrate(options: CalibrateOptions, progress: Progress | None = None, show: Callable[[str], None] = print) -> CalibrationTable:
@@ -60,8 +62,8 @@ def calibrate(options: CalibrateOptions, progress: Progress | None = None, show:
     """
     bar = progress or (lambda items, total, what: items)
     _check(options)
-    module = _load_top(options.mlir)
-    entries = _entries(options)
+    module = load_top(options.mlir)
+    entries = sample_entries(options)
     tune_entries = samples.from_list(options.tune_list) if options.tune_list else entries
     show(f"input_num = {options.input_num or len(entries)}, ref = {len(entries)}")
     loader = samples.Loader(module, entries)
@@ -72,8 +74,11 @@ def calibrate(options: CalibrateOptions, progress: Progress | None = None, show:
     show(f"real input_num = {loader.used}")
     tune_num = _tune_num(options, len(tune_entries))
     ranges = _tuned(module, samples.Loader(module, tune_entries), tune_num, statistics, options, bar, show)
-    notes = (f"skipped: {len(loader.broken)} broken samples",) if loader.broken else ()
-    table = CalibrationTable(ranges, options.method.value, options.bins, loader.used, tune_num, Path(options.mlir).name, notes=notes)
+    notes = (f"{WEIGHTS}{module.weights_digest()}", *([f"skipped: {len(loader.broken)} broken samples"] if loader.broken else []))
+    table = CalibrationTable(
+        ranges, options.method.value, options.bins, loader.used, tune_num, Path(options.mlir).name,
+        asym_ops=patterns.one_sided(module) if options.part_asymmetric else (), notes=notes,
+    )  # fmt: skip
     table.save(options.table)
     patterns.pattern_table(module, options.chip).save(_qtable_path(options))
     if options.kurtosis:
@@ -99,7 +104,12 @@ def _check(options: CalibrateOptions) -> None:
             raise InputError(f"{path}: cannot write here; choose a file in a writable folder")
 
 
-def _load_top(path: str) -> Module:
+def load_top(path: str) -> Module:
+    """Read a top module.
+
+    Raises:
+        InputError: unreadable, or of another state.
+    """
     module = Module.load(path)
     state = str(module.get("module.state", ""))
     if state != "TOP_F32":
@@ -108,7 +118,12 @@ def _load_top(path: str) -> Module:
     return module
 
 
-def _entries(options: CalibrateOptions) -> list[samples.Entry]:
+def sample_entries(options: CalibrateOptions) -> list[samples.Entry]:
+    """The samples asked for.
+
+    Raises:
+        InputError: none, or of several kinds.
+    """
     if options.data_list:
         return samples.from_list(options.data_list, options.input_num)
     return samples.from_folder(options.dataset, options.input_num)

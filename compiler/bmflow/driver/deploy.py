@@ -172,6 +172,7 @@ def prepare(options: DeployOptions) -> Job:
     _check_files(options, processor)
     module = _load_top(options.mlir)
     lowering = _lowering(options, processor, mode)
+    _warn_of_other_weights(options, module, lowering)
     if options.test_reference:
         _check_reference(options, module)
     return Job(options, processor, module, lowering, _stem(module.name, processor.name, mode, options.asymmetric))
@@ -234,6 +235,16 @@ def _lowering(options: DeployOptions, processor: Target, mode: str) -> LoweringO
         target=processor, mode=mode, asymmetric=options.asymmetric, table=calibration, precision=precision, quant_input=options.quant_input,
         quant_output=options.quant_output, high_precision=options.high_precision, matmul_perchannel=options.matmul_perchannel,
     )  # fmt: skip
+
+
+def _warn_of_other_weights(options: DeployOptions, module: Module, lowering: LoweringOptions) -> None:
+    """A table made for other weights gives ranges that do not fit, and nothing else would tell."""
+    made_for = lowering.table.weights if lowering.table else ""
+    if made_for and made_for != module.weights_digest():
+        LOG.warning(
+            "%s WAS NOT MADE FOR %s: its weights have the digest %s, those of the module %s. Ranges will not fit; calibrate this module",
+            options.calibration_table, options.mlir, made_for, module.weights_digest(),
+        )  # fmt: skip
 
 
 def _check_reference(options: DeployOptions, module: Module) -> None:

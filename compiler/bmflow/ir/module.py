@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Self
 
@@ -115,6 +116,15 @@ class Module:
         if dtype_of(value) is DType.BF16 and array.dtype == np.uint16:
             return (array.astype(np.uint32) << 16).view(np.float32)
         return array.astype(np.float32) if dtype_of(value).is_float else array
+
+    def weights_digest(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 over the names and bytes of all weights in use, by which tables know their module."""
+        digest = sha256()
+        for op in self.block.ops:
+            if isinstance(op, TopWeightOp):
+                digest.update(op.layer_name.encode() + b"\0")
+                digest.update(np.ascontiguousarray(self.weights[op.layer_name]).tobytes())
+        return digest.hexdigest()[:16]
 
     def clone(self) -> Self:
         """A copy whose ops may be rewritten; weight arrays are shared, the dictionary is not."""

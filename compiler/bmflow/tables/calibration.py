@@ -18,6 +18,8 @@ _METHOD, _BINS, _SAMPLES, _TUNE, _MLIR = (
     "# quantization threshold calculation method: ", "# histogram number: ", "# sample number: ", "# tune number: ", "# mlir: ",
 )  # fmt: skip
 _COLUMNS = "# op_name    threshold    min    max"
+WEIGHTS = "weights: "
+"""How the note with the digest of the module's weights begins."""
 _FP8 = ("#tpu-mlir-fp8", "mqbench-fp8", "#weight_scale_fp8")
 
 
@@ -47,6 +49,11 @@ class CalibrationTable:
     asym_ops: tuple[str, ...] = ()
     weight_scales: Mapping[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
     notes: tuple[str, ...] = ()
+
+    @property
+    def weights(self) -> str:
+        """Digest of the weights the ranges were found with, from the note that begins `weights: `; empty when there is none."""
+        return next((note.removeprefix(WEIGHTS) for note in self.notes if note.startswith(WEIGHTS)), "")
 
     def text(self) -> str:
         """The file's content."""

@@ -162,7 +162,7 @@ REFUSED = {
     "bins": ([*BASE, "--histogram_bin_num", "5"], "--histogram_bin_num: expected 128 or more"),
     "processor": ([*BASE, "--processor", "bm1685x"], "did you mean bm1684x"),
     "search": ([*BASE, "--search", "search_qtable"], "--search search_qtable: not supported yet"),
-    "smooth": ([*BASE, "--sq", "--we"], "--sq, --we: not supported yet"),
+    "cluster": ([*BASE, "--cluster"], "--cluster: not supported yet"),
     "debug": ([*BASE, "--debug_cmd", "use_pil_resize"], "--debug_cmd use_pil_resize: not supported"),
     "debug number": ([*BASE, "--debug_cmd", "tune_steps=many"], "expected tune_steps=N"),
 }

@@ -1,0 +1,62 @@
+"""--bc: biases make up for the mean error of 8 bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from bmflow import target
+from bmflow.correction.bias import bias_errors, correct_biases
+from bmflow.dialects.top.conv import TopConvOp
+from bmflow.ir.module import Module, ModuleBuilder
+from bmflow.ir.types import tensor_type
+from bmflow.kernels import Executable, to_real
+from bmflow.passes.lowering import LoweringOptions, lower
+from bmflow.tables.calibration import CalibrationTable, Range
+
+SHAPE = (1, 8, 12, 12)
+
+
+@pytest.fixture
+def module(rng: np.random.Generator) -> Module:
+    """One 1x1 convolution of positive inputs, whose weights round to one side: mean errors that a bias can undo."""
+    builder = ModuleBuilder("net", "ONNX")
+    x = builder.input("x", SHAPE)
+    steps = rng.integers(-126, 126, (4, 8, 1, 1)) + 0.4
+    steps[:, 0] = 127
+    operands = [x, builder.weight("w", steps / 127), builder.weight("b", np.zeros(4))]
+    attributes = {"kernel_shape": [1, 1], "strides": [1, 1], "pads": [0] * 4, "do_relu": False}
+    y = builder.append(TopConvOp.make("y", operands, tensor_type((1, 4, 12, 12)), attributes)).results[0]
+    return builder.finish([y])
+
+
+@pytest.fixture
+def samples(rng: np.random.Generator) -> list[dict[str, np.ndarray]]:
+    return [{"x": rng.uniform(0, 1, SHAPE).astype(np.float32)} for _ in range(3)]
+
+
+def lowered(module: Module) -> Module:
+    table = CalibrationTable({"x": Range(1.0, 0.0, 1.0), "y": Range(6.0, -6.0, 6.0)})
+    return lower(module, LoweringOptions(target.load("bm1684x"), "INT8", table=table))
+
+
+def mean_error(module: Module, reference: Module, samples: list[dict[str, np.ndarray]]) -> np.ndarray:
+    exact, rounded = Executable(reference), Executable(lowered(module), ["y"])
+    value = next(op for op in lowered(module).layers() if op.layer_name == "y").results[0]
+    errors = [to_real(value, rounded.run(sample)["y"]) - exact.run(sample)["y"] for sample in samples]
+    return np.mean(errors, axis=(0, 1, 3, 4))
+
+
+def test_the_mean_error_of_every_channel_is_found(module: Module, samples: list[dict[str, np.ndarray]]) -> None:
+    found = bias_errors(module, lowered(module), samples)
+    np.testing.assert_allclose(found["y"], mean_error(module, module, samples), atol=1e-6)
+
+
+def test_corrected_biases_take_most_of_it_away(module: Module, samples: list[dict[str, np.ndarray]]) -> None:
+    before = np.abs(mean_error(module, module, samples))
+    corrected = correct_biases(module, bias_errors(module, lowered(module), samples))
+    assert np.abs(mean_error(corrected, module, samples)).mean() < before.mean() / 5
+
+
+def test_a_convolution_that_rounds_evenly_is_hardly_touched(module: Module, samples: list[dict[str, np.ndarray]]) -> None:
+    module.weights["w"] = np.rint(module.weights["w"] * 127).astype(np.float32) / 127
+    assert np.abs(bias_errors(module, lowered(module), samples)["y"]).max() < 6 / 127 / 4
