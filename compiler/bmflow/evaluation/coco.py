@@ -19,13 +19,17 @@ from bmflow.evaluation.spec import DetectorSpec
 
 @dataclass(frozen=True)
 class CocoAccuracy:
-    """Mean average precision in 0..1 over IoU .50:.95, at .50 and .75, and per class (only classes that occur)."""
+    """Mean average precision in 0..1 over IoU .50:.95, at .50 and .75, and per class (only classes that occur).
+
+    `curves`: precision at the recalls 0, .01, ..., 1 for IoU .50, per class.
+    """
 
     map: float
     map50: float
     map75: float
     per_class: dict[str, float]
     pictures: int
+    curves: dict[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]], repr=False)
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,10 @@ def measure(annotations: Annotations, found: Mapping[int, Detections], limit: in
     precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (10 IoU, 101 recall, classes), all areas, most boxes
     names = dict(zip(spec.category_ids, spec.names, strict=True))
     ids = list(evaluation.params.catIds)
-    per_class = {names.get(ids[k], str(ids[k])): _mean(precision[:, :, k]) for k in range(len(ids)) if (precision[:, :, k] > -1).any()}
-    return CocoAccuracy(_mean(precision), _mean(precision[0]), _mean(precision[5]), per_class, len(found))
+    occurring = {names.get(ids[k], str(ids[k])): precision[:, :, k] for k in range(len(ids)) if (precision[:, :, k] > -1).any()}
+    per_class = {name: _mean(values) for name, values in occurring.items()}
+    curves = {name: tuple(map(float, values[0])) for name, values in occurring.items()}
+    return CocoAccuracy(_mean(precision), _mean(precision[0]), _mean(precision[5]), per_class, len(found), curves)
 
 
 def _rows(picture: int, found: Detections, spec: DetectorSpec) -> list[dict[str, object]]:
