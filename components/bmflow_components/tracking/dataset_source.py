@@ -3,6 +3,9 @@
 MLflow finds the class through the entry point group `mlflow.dataset_source`.
 """
 
+# pyright: reportMissingImports=false
+# (MLflow and DVC belong to extras)
+
 from __future__ import annotations
 
 import tempfile

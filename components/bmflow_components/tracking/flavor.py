@@ -9,6 +9,9 @@
 refuse files whose digests are not those written down when they were saved.
 """
 
+# pyright: reportMissingImports=false
+# (MLflow and DVC belong to extras)
+
 from __future__ import annotations
 
 import importlib.metadata
@@ -249,10 +252,10 @@ def check_digest(found: str, expected: str, where: str) -> None:
 def signature_of(compiled: CompiledModel) -> ModelSignature:
     """Pictures to boxes for detectors, named float32 tensors otherwise."""
     if compiled.detector is None:
-        tensors = (
+        inputs, outputs = (
             Schema([TensorSpec(np.dtype(np.float32), t.shape, t.name) for t in side]) for side in (compiled.inputs, compiled.outputs)
         )
-        return ModelSignature(*tensors)
+        return ModelSignature(inputs, outputs)
     kinds = (DataType.long, *[DataType.double] * 5, DataType.long, DataType.string)
     params = [
         ParamSpec("raw", DataType.boolean, False), ParamSpec("score_floor", DataType.double, 0.25), ParamSpec("iou", DataType.double, 0.6),

@@ -10,7 +10,8 @@ HIDDEN = "***"
 _NAME = r"[\w.-]*(?:secret|passw|credential|api_?key|access_?key|private_?key|authorization|(?<![a-z])token(?!i))[\w.-]*"
 _SECRET_NAME = re.compile(_NAME, re.IGNORECASE)
 _USER_INFO = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)")
-_ASSIGNED = re.compile(rf"((?:^|[\s?&;,'\"{{(-]){_NAME}['\"]?(?:\s*[=:]\s*|\s+(?=[^\s-]))['\"]?)([^\s&'\"]+)", re.IGNORECASE)
+_ASSIGNED = re.compile(rf"((?:^|[\s?&;,'\"{{(-]){_NAME}['\"]?\s*[=:]\s*['\"]?)([^\s&'\"]+)", re.IGNORECASE)
+_OPTION = re.compile(rf"(--{_NAME}\s+)([^\s-]\S*)", re.IGNORECASE)
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}")
 _SHORTEST = 6
 """Shorter values of secret variables are not searched for: they would hide common words."""
@@ -27,7 +28,7 @@ def redact(text: str) -> str:
         text = text.replace(value, HIDDEN)
     text = _USER_INFO.sub(HIDDEN, text)
     text = _BEARER.sub(rf"\1 {HIDDEN}", text)
-    return _ASSIGNED.sub(rf"\1{HIDDEN}", text)
+    return _OPTION.sub(rf"\1{HIDDEN}", _ASSIGNED.sub(rf"\1{HIDDEN}", text))
 
 
 def redact_items(items: Mapping[str, object]) -> dict[str, str]:
@@ -36,5 +37,9 @@ def redact_items(items: Mapping[str, object]) -> dict[str, str]:
 
 
 def _secret_values() -> list[str]:
-    values = {value for name, value in os.environ.items() if is_secret_name(name) and len(value) >= _SHORTEST and "/" not in value[:1]}
+    values = {
+        value
+        for name, value in os.environ.items()
+        if is_secret_name(name) and len(value) >= _SHORTEST and not name.endswith(("FILE", "PATH", "DIR"))
+    }
     return sorted(values, key=len, reverse=True)

@@ -1,5 +1,8 @@
 """Put a bmodel into the registry: its files as a logged model, a version with card and digests, the alias, and the promotion."""
 
+# pyright: reportMissingImports=false
+# (MLflow and DVC belong to extras)
+
 from __future__ import annotations
 
 import tempfile

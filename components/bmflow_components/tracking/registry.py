@@ -6,6 +6,9 @@ short anywhere is refused. One change at a time: a short-lived registered model 
 step that every MLflow store does as a whole.
 """
 
+# pyright: reportMissingImports=false
+# (MLflow and DVC belong to extras)
+
 from __future__ import annotations
 
 import contextlib

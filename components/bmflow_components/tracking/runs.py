@@ -3,6 +3,9 @@
 The key is the stages' cache key. A finished run of that key is left as it is; one that was cut short is filled up.
 """
 
+# pyright: reportMissingImports=false
+# (MLflow and DVC belong to extras)
+
 from __future__ import annotations
 
 import json

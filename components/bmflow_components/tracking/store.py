@@ -4,6 +4,9 @@ A server that is gone is asked again with growing pauses, at most `Patience.gone
 by it: the stages' outputs stay on disk, and the same stage run again goes on where it stopped.
 """
 
+# pyright: reportMissingImports=false
+# (MLflow and DVC belong to extras)
+
 from __future__ import annotations
 
 import contextlib

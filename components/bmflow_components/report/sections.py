@@ -1,0 +1,250 @@
+"""The parts of the page, top to bottom; each gives nothing when there is nothing to show."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+
+from bmflow_components.report import charts
+from bmflow_components.report.charts import Axes, Line, Point
+from bmflow_components.report.data import Accuracy, Candidate, Layer, Pair, RunReport
+from bmflow_components.report.markup import bar, change, chip, number, pairs, section, size, table, text, tile
+
+_MOST_CURVES = 12
+_OPEN_LAYERS = 40
+"""A longer list of layers is folded; the worst ones stay in sight."""
+_RECALLS = [k / 100 for k in range(101)]
+
+
+def header(report: RunReport) -> str:
+    """Title and facts."""
+    facts = dict(report.facts) | ({"made": report.created} if report.created else {})
+    links = "".join(f' <a href="{text(address)}">{text(label)}</a>' for label, address in report.links.items() if _is_web(address))
+    below = f'<p class="note">{links}</p>' if links else ""
+    return f"<header><h1>{text(report.title)}</h1>{pairs(facts)}{below}</header>\n"
+
+
+def verdict(report: RunReport) -> str:
+    """Passed or not, why, and the four figures that matter."""
+    tone, word = {True: ("pass", "✓ PASSED"), False: ("fail", "✗ NOT PASSED"), None: ("wait", "NO GATE")}[report.passed]
+    reasons = "".join(f"<li>{text(reason)}</li>" for reason in report.reasons)
+    return (
+        f'<section class="verdict {tone}"><div class="word">{word}</div><div class="headline">{text(report.headline)}</div>'
+        f"{f'<ul>{reasons}</ul>' if reasons else ''}{_tiles(report)}</section>\n"
+    )
+
+
+def _tiles(report: RunReport) -> str:
+    chosen = report.chosen
+    if chosen is None:
+        return ""
+    before, after, cost = report.reference, chosen.accuracy, chosen.cost
+    tiles: list[str] = []
+    if after:
+        for label, name in (("mAP50-95", "map"), ("mAP50", "map50")):
+            reference = getattr(before, name) if before else None
+            under = f"{change(getattr(after, name) - reference)} against float {number(reference)}" if reference is not None else ""
+            tiles.append(tile(label, number(getattr(after, name)), under))
+    if cost.milliseconds is not None:
+        tiles.append(tile("estimated time", f"{number(cost.milliseconds, 2)} ms", "one inference, rates assumed"))
+    tiles.append(tile("size", size(cost.size_bytes), text(chosen.name)))
+    return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def duel(report: RunReport) -> str:
+    """Champion and challenger side by side."""
+    champion, challenger = report.champion, report.chosen
+    if champion is None or challenger is None:
+        return ""
+    rows: list[list[str]] = []
+    for label, name in (("mAP50-95", "map"), ("mAP50", "map50"), ("mAP75", "map75")):
+        old, new, base = (getattr(a, name) if a else None for a in (champion.accuracy, challenger.accuracy, report.reference))
+        rows.append([label, number(base), number(old), number(new), change(new - old) if old is not None and new is not None else ""])
+    old_cost, new_cost = champion.cost, challenger.cost
+    for label, name, digits in (("estimated time, ms", "milliseconds", 3), ("cycles", "cycles", 0)):
+        old, new = getattr(old_cost, name), getattr(new_cost, name)
+        if old is not None or new is not None:
+            rows.append([label, "", number(old, digits), number(new, digits), _relative(old, new)])
+    rows.append(["size", "", size(old_cost.size_bytes), size(new_cost.size_bytes), _relative(old_cost.size_bytes, new_cost.size_bytes)])
+    head = ["", "#float", f"#champion: {champion.name}", f"#challenger: {challenger.name}", "#change"]
+    note = "Measured on the same pictures in this run." + (
+        f" The champion has been in place since {champion.since}." if champion.since else ""
+    )
+    return section("Champion and challenger", table(head, rows), note)
+
+
+def candidates(report: RunReport) -> str:
+    """Every bmodel of the run: verdict, accuracy, time, size, traffic."""
+    if not report.candidates:
+        return ""
+    slowest = max((c.cost.milliseconds or 0 for c in report.candidates), default=0)
+    largest = max(c.cost.size_bytes for c in report.candidates)
+    rows = [_candidate(c, report.reference, slowest, largest) for c in report.candidates]
+    head = ["candidate", "gate", "#mAP50-95", "#change", "#ms", "", "#cycles", "#DDR", "#size", ""]
+    notes = "".join(
+        f'<p class="reason"><b>{text(c.name)}</b>: {text("; ".join(c.reasons))}</p>' for c in report.candidates if c.reasons
+    )  # fmt: skip
+    about = "Time, cycles and traffic are estimates from assumed rates, made from the commands in the file; change is against the float network."
+    return section("Candidates", table(head, rows) + notes + _trade(report), about)
+
+
+def _candidate(c: Candidate, reference: Accuracy | None, slowest: float, largest: int) -> list[str]:
+    state = {True: chip("passed", "pass"), False: chip("failed", "fail"), None: chip("not judged", "plain")}[c.passed]
+    taken = " " + chip("taken", "pass") if c.chosen else ""
+    drop = c.accuracy.map - reference.map if c.accuracy and reference else None
+    return [
+        f"<b>{text(c.name)}</b>", state + taken, number(c.accuracy.map if c.accuracy else None), change(drop), number(c.cost.milliseconds, 2),
+        bar((c.cost.milliseconds or 0) / slowest if slowest else 0, "challenger" if c.chosen else "plain"), number(c.cost.cycles, 0),
+        size(c.cost.ddr_bytes), size(c.cost.size_bytes), bar(c.cost.size_bytes / largest if largest else 0, "challenger" if c.chosen else "plain"),
+    ]  # fmt: skip
+
+
+def _trade(report: RunReport) -> str:
+    """Accuracy over time, when there is more than one point."""
+    points = [
+        Point(c.name, c.cost.milliseconds, c.accuracy.map, "challenger" if c.chosen else "plain")
+        for c in report.candidates
+        if c.accuracy and c.cost.milliseconds is not None
+    ]
+    champion = report.champion
+    if champion and champion.accuracy and champion.cost.milliseconds is not None:
+        points.append(Point(f"champion {champion.name}", champion.cost.milliseconds, champion.accuracy.map, "champion"))
+    if len(points) < 2:
+        return ""
+    floor = ("float network", report.reference.map) if report.reference else None
+    heights = [p.y for p in points] + ([floor[1]] if floor else [])
+    axes = Axes(charts.around([p.x for p in points], 0.25), charts.around(heights, 0.25), 620, 250)
+    drawn = charts.scatter("Accuracy and time", points, axes, "estimated time of one inference, ms", "mAP50-95", floor)
+    return f'<div class="wide">{drawn}</div>'
+
+
+def classes(report: RunReport) -> str:
+    """mAP by class, float and chosen candidate, largest loss first."""
+    chosen, reference = report.chosen, report.reference
+    after = chosen.accuracy.per_class if chosen and chosen.accuracy else {}
+    before = reference.per_class if reference else {}
+    names = sorted({*before, *after}, key=lambda name: after.get(name, 0.0) - before.get(name, 0.0) if name in before else 0.0)
+    rows = []
+    for name in names:
+        base, now = before.get(name), after.get(name)
+        both = f'<div class="double">{bar(base or 0, "float", "float")}{bar(now or 0, "challenger", "bmodel")}</div>'
+        rows.append([text(name), number(base), number(now), change(now - base) if base is not None and now is not None else "", both])
+    if not rows:
+        return ""
+    body = _key(("float", "float network"), ("challenger", chosen.name if chosen else "")) + table(
+        ["class", "#float", f"#{chosen.quantize if chosen else ''}", "#change", "mAP50-95 (full width is 1)"], rows
+    )
+    return section("Accuracy by class", body, "Classes with the largest loss first.")
+
+
+def curves(report: RunReport) -> str:
+    """Precision over recall by class at IoU .50, the worst classes when there are many."""
+    chosen = report.chosen.accuracy if report.chosen else None
+    sides = [(side, tone) for side, tone in ((report.reference, "float"), (chosen, "challenger")) if side and side.curves]
+    if not sides:
+        return ""
+    last = sides[-1][0].per_class
+    names = sorted({name for side, _ in sides for name in side.curves}, key=lambda name: last.get(name, 0.0))[:_MOST_CURVES]
+    drawn = [
+        charts.line_chart(
+            name, [Line(tone, _RECALLS, side.curves[name], tone) for side, tone in sides if name in side.curves],
+            Axes((0.0, 1.0), (0.0, 1.0), 300, 200), "recall", "precision",
+        )
+        for name in names
+    ]  # fmt: skip
+    key = _key(("float", "float network"), ("challenger", report.chosen.name if report.chosen else ""))
+    note = (
+        f"At IoU .50, {'the ' + str(_MOST_CURVES) + ' classes with the lowest mAP' if len(names) == _MOST_CURVES else 'lowest mAP first'}."
+    )
+    return section("Precision and recall", f'{key}<div class="charts">{"".join(drawn)}</div>', note)
+
+
+def similarity(report: RunReport) -> str:
+    """Layers of the chosen candidate against the float network, the ones kept in float marked."""
+    chosen = report.chosen
+    if chosen is None or not chosen.layers:
+        return ""
+    layers = chosen.layers
+    kept = sum(layer.is_float for layer in layers)
+    bounds = ("below .9", ".9", ".95", ".99", ".999", ".9999")
+    key = _key(*((f"q{k}", label) for k, label in enumerate(bounds)), ("kept", "computed in float"))
+    worst = sorted(layers, key=lambda layer: layer.cosine)[:10]
+    body = charts.strip(layers) + key
+    if len(layers) > _OPEN_LAYERS:
+        body += f"<h3>Least similar</h3>{_layers(worst)}<details><summary>All {len(layers)} layers in order</summary>{_layers(layers)}</details>"
+    else:
+        body += _layers(layers)
+    note = f"{chosen.name}: cosine similarity of each layer to the float network, in the order of the network; {kept} of {len(layers)} in float."
+    return section("Similarity by layer", body, note)
+
+
+def _layers(layers: Sequence[Layer]) -> str:
+    rows = [
+        [
+            f'<span class="mono">{text(layer.name)}</span>', text(layer.op),
+            chip(layer.mode, "kept" if layer.is_float else "plain") + (f' <span class="reason">{text(layer.reason)}</span>' if layer.reason else ""),
+            f"{layer.cosine:.6f}", number(layer.euclid, 4), number(layer.sqnr_db, 1),
+            bar(charts.nearness(layer.cosine), f"q{charts.quality(layer.cosine)}"),
+        ]
+        for layer in layers
+    ]  # fmt: skip
+    return table(["layer", "op", "type", "#cosine", "#Euclid", "#SQNR, dB", "nines of the cosine"], rows, "layers")
+
+
+def detections(report: RunReport) -> str:
+    """Float and compiled network on the pictures where they differ most."""
+    right = report.chosen.name if report.chosen else "bmodel"
+    body = "".join(_pair(pair, right) for pair in report.pairs)
+    return section("Where they differ most", body, "The same pictures through the float network (left) and the compiled one (right).")
+
+
+def _pair(pair: Pair, right: str) -> str:
+    sides = _side(pair, "float network", pair.left) + _side(pair, right, pair.right)
+    return f'<div class="pair"><div class="name"><b>{text(pair.name)}</b> {text(pair.note)}</div>{sides}</div>'
+
+
+def _side(pair: Pair, label: str, jpeg: bytes) -> str:
+    source = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+    return f'<figure><figcaption>{text(label)}</figcaption><img alt="{text(pair.name)}, {text(label)}" src="{source}"></figure>'
+
+
+def training(report: RunReport) -> str:
+    """Values by epoch; those that share a beginning (`loss/box`, `loss/class`) keep their own scales."""
+    drawn = [
+        charts.line_chart(
+            name, [Line(name, range(1, len(values) + 1), values, "challenger")],
+            Axes((1.0, float(max(2, len(values)))), charts.around(values), 300, 190), "epoch", "",
+        )
+        for name, values in report.training.items()
+        if len(values) > 1
+    ]  # fmt: skip
+    return section("Training", f'<div class="charts">{"".join(drawn)}</div>' if drawn else "")
+
+
+def provenance(report: RunReport) -> str:
+    """Digests and versions."""
+    body = pairs(report.digests, "digests")
+    if report.versions:
+        body += f"<h3>Versions</h3>{pairs(report.versions, 'digests')}"
+    return section("Digests and versions", body, "SHA-256 unless the name says otherwise.")
+
+
+def steps(report: RunReport) -> str:
+    """The commands that do it again."""
+    body = "".join(
+        f"<h3>{text(step.stage)}{'' if step.seconds is None else f' · {step.seconds:.1f} s'}</h3><pre>{text(step.command)}</pre>"
+        for step in report.steps
+    )
+    return section("How to do it again", body, "From the folder of the run, one stage at a time.", "steps")
+
+
+def _key(*entries: tuple[str, str]) -> str:
+    return '<div class="key">' + "".join(f'<span><i class="{tone}"></i>{text(label)}</span>' for tone, label in entries) + "</div>"
+
+
+def _relative(old: float | None, new: float | None) -> str:
+    return change(100 * (new - old) / old, " %", -1, 1) if old and new is not None else ""
+
+
+def _is_web(address: str) -> bool:
+    return address.startswith(("https://", "http://", "#"))
