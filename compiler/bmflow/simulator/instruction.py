@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import NamedTuple, Protocol
 
 from bmflow.errors import InputError
@@ -160,9 +161,14 @@ class Fields:
         """
         memory = self.memory
         self.require(0 <= local.lane < memory.lanes, f"{what}: starts in lane {local.lane}, there are {memory.lanes}")
-        for block in local.blocks(memory):
-            self.require(block.end <= memory.lmem_bytes, f"{what}: reaches byte {block.end} of a lane of {memory.lmem_bytes}")
+        end = local.end(memory)
+        self.require(end <= memory.lmem_bytes, f"{what}: reaches byte {end} of a lane of {memory.lmem_bytes}")
+        self._require_elements(what, local.shape, memory.lanes * memory.lmem_bytes)
         return local
+
+    def _require_elements(self, what: str, shape: Shape, limit: int) -> None:
+        """Refuse more elements than a memory has bytes, which strides of 0 would allow."""
+        self.require(prod(shape) <= limit, f"{what}: {prod(shape)} elements, the memory has {limit} bytes")
 
     def _layout_strides(self, address: str, lane: int, shape: Shape, dtype: DType, layout: int) -> Shape:
         match layout:
@@ -188,6 +194,7 @@ class Fields:
                 found = Ddr(plane, address - start, shape, strides, itemsize)
                 end = found.blocks()[0].end
                 self.require(end <= size, f"{what}: reaches {end - size} bytes past the end of the {plane.value}")
+                self._require_elements(what, shape, max(size, self.memory.lanes * self.memory.lmem_bytes))
                 return found
         raise self.error(f"{what}: address {address:#x} is neither in the weights nor in the activations; the file is damaged")
 

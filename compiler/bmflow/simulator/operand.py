@@ -15,6 +15,7 @@ from bmflow.target import Memory
 
 Shape = tuple[int, int, int, int]
 
+_STORAGE = {DType.F16: np.dtype(np.float16), DType.BF16: np.dtype(np.uint16)}
 FLOATS = {1: DType.F16, 2: DType.F32, 5: DType.BF16}
 INTEGERS = {0: (DType.U8, DType.I8), 3: (DType.U16, DType.I16), 4: (DType.U32, DType.I32)}
 """Type codes (instruction notes, 1.4): unsigned and signed; the sign is a field of its own."""
@@ -29,7 +30,7 @@ def element_type(code: int, sign: int) -> DType | None:
 
 def storage(dtype: DType) -> np.dtype:
     """The array type of stored elements."""
-    return {DType.F16: np.dtype(np.float16), DType.BF16: np.dtype(np.uint16)}.get(dtype, dtype.numpy)
+    return _STORAGE.get(dtype) or dtype.numpy
 
 
 def load(view: np.ndarray, dtype: DType) -> np.ndarray:
@@ -100,6 +101,13 @@ class Local:
     def pieces(self, memory: Memory) -> tuple[Piece, ...]:
         """Its blocks of whole channel rows."""
         return pieces(self.lane, self.shape[1], memory.lanes)
+
+    def end(self, memory: Memory) -> int:
+        """First byte of a lane after all of its elements."""
+        n, c, h, w = self.shape
+        ns, cs, hs, ws = self.strides
+        rows = -(-(self.lane + c) // memory.lanes)
+        return self.offset + ((n - 1) * ns + (rows - 1) * cs + (h - 1) * hs + (w - 1) * ws + 1) * self.dtype.itemsize
 
     def blocks(self, memory: Memory) -> list[Block]:
         """The bytes it covers."""

@@ -195,7 +195,7 @@ class Gather:
 
         def run() -> None:
             for y, index, table in parts:
-                chosen = np.minimum(index, last).astype(np.intp)
+                chosen = np.minimum(index.astype(np.intp), last)
                 y[...] = np.take_along_axis(np.broadcast_to(table, (*y.shape[:4], last + 1)), chosen, axis=4)
 
         return run
