@@ -8,7 +8,7 @@ Left out: 16-bit results of detection heads whose tail is float (quantization no
 emitter holds 16-bit activations.
 """
 
-from bmflow.passes.lowering.lower import LOWERINGS, explain_modes, lower
+from bmflow.passes.lowering.lower import LOWERINGS, decide, explain_modes, lower
 from bmflow.passes.lowering.options import LoweringOptions
 
-__all__ = ["LOWERINGS", "LoweringOptions", "explain_modes", "lower"]
+__all__ = ["LOWERINGS", "LoweringOptions", "decide", "explain_modes", "lower"]

@@ -29,7 +29,7 @@ def lower(module: Module, options: LoweringOptions) -> Module:
         InputError: a mode, table or range that does not fit the processor or the module.
         CompileError: ops without a lowering, all of them named.
     """
-    analysis, choices = _decide(module, options)
+    analysis, choices = decide(module, options)
     writer = Writer(module.clone(), analysis)
     calibrate_inputs(writer)
     for op in [op for op in writer.module.layers() if not isinstance(op, TopInputOp)]:
@@ -44,10 +44,15 @@ def explain_modes(module: Module, options: LoweringOptions) -> dict[str, str]:
     Raises:
         as `lower`.
     """
-    return {name: str(choice) for name, choice in _decide(module, options)[1].items()}
+    return {name: str(choice) for name, choice in decide(module, options)[1].items()}
 
 
-def _decide(module: Module, options: LoweringOptions) -> tuple[Analysis, dict[str, Choice]]:
+def decide(module: Module, options: LoweringOptions) -> tuple[Analysis, dict[str, Choice]]:
+    """Settle the ranges of all layers and how every layer but the inputs is lowered, by layer name; nothing is written yet.
+
+    Raises:
+        as `lower`.
+    """
     _check(module, options)
     imported = import_ranges(module, options.table, options.asymmetric) if options.table else {}
     analysis = Analysis(
