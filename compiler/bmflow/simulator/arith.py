@@ -152,6 +152,8 @@ class Arith:
         if same and self.op in UFUNCS and (self.y.dtype is DType.F32 or self.op in (Op.ADD, Op.SUB, Op.MUL, Op.MAX, Op.MIN)):
             wide = self.y.dtype.is_float and self.y.dtype is not DType.F32
             return partial(self._by_definition, y, operands) if wide else partial(UFUNCS[self.op], *operands, out=y)
+        if self._wraps_in_32_bits():
+            return partial(self._in_32_bits_wrapping, y, operands, buffer(machine, "arith", y, np.int32))
         if self._fits_32_bits():
             return partial(self._in_32_bits, y, operands, buffer(machine, "arith", y, np.int32))
         if same and self.op in (Op.ADDS, Op.SUBS):
@@ -172,6 +174,16 @@ class Arith:
             return False
         a, b = (max(-low, high) for low, high in (dtype.limits for dtype in self.dtypes))
         return (a * b if self.op in (Op.MUL, Op.MULS) else a + b) + (1 << 15) < 1 << 31
+
+    def _wraps_in_32_bits(self) -> bool:
+        """Whether the low 32 bits are all that matters: results that wrap, without a right shift."""
+        return self.op in (Op.ADD, Op.SUB, Op.MUL) and not self.y.dtype.is_float and -32 < self.rshift <= 0
+
+    def _in_32_bits_wrapping(self, y: np.ndarray, operands: tuple[np.ndarray, ...], room: np.ndarray) -> None:
+        UFUNCS[self.op](*operands, out=room, dtype=np.int32, casting="unsafe")
+        if self.rshift:
+            np.left_shift(room, -self.rshift, out=room)
+        np.copyto(y, room, casting="unsafe")
 
     def _in_32_bits(self, y: np.ndarray, operands: tuple[np.ndarray, ...], room: np.ndarray) -> None:
         UFUNCS[self.op](*operands, out=room, dtype=np.int32)

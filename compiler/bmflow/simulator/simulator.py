@@ -152,9 +152,12 @@ class Simulator:
         return names
 
     def _tensor(self, tensor: ProgramTensor) -> np.ndarray:
+        start, stage = tensor.address - self.stage.ctx_address, self.stage
+        if not 0 <= start <= stage.ctx_bytes - tensor.size_bytes:
+            raise InputError(f"{self._where}: tensor {tensor.name} lies outside of the activation memory; the file is damaged")
         dtype = storage(tensor.dtype)
         strides = [dtype.itemsize * int(np.prod(tensor.shape[k + 1 :])) for k in range(len(tensor.shape))]
-        return self._machine.view(Plane.CTX, dtype, 0, tensor.address - self.stage.ctx_address, tensor.shape, strides)
+        return self._machine.view(Plane.CTX, dtype, 0, start, tensor.shape, strides)
 
     def _read(self, tensor: ProgramTensor) -> np.ndarray:
         """A copy of a tensor, floats as float32."""

@@ -71,6 +71,19 @@ def test_the_third_operand_shifts_with_rounding(kinds: tuple[str, str, str], shi
     assert result.ravel().tolist() == exact
 
 
+@pytest.mark.parametrize("op", [MUL, ADD, SUB])
+@pytest.mark.parametrize("shift", [-3, 0, 5, 23, 31])
+def test_plain_integer_results_wrap_after_the_shift(op: int, shift: int, rng: np.random.Generator) -> None:
+    a, b, y = (aligned(k * 0x4000, (1, 5, 3, 7), kind) for k, kind in enumerate(("i32", "i16", "i32")))
+    memory, left, right = picture(), integers(rng, a.kind, a.shape), integers(rng, b.kind, b.shape)
+    put(memory, a, left)
+    put(memory, b, right)
+    shifts = {"opd2_const": 1, "opd2_addr": shift & 0xFF, "opd2_n_str": 5}
+    result = run_command(memory, arith(op, y, operand("opd0", a), operand("opd1", b), 3, **shifts), y)
+    exact = [wrapped(shifted(WIDE[op](int(p), int(q)), shift, 5), "i32") for p, q in zip(left.flat, right.flat, strict=True)]
+    assert result.ravel().tolist() == exact
+
+
 def test_the_vendors_rescale_by_67_over_256_is_reproduced(rng: np.random.Generator) -> None:
     x, y = aligned(0, SHAPE, "i8"), aligned(0x4000, SHAPE, "i16")
     memory, values = picture(), integers(rng, "i8")
