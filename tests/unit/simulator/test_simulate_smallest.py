@@ -13,11 +13,11 @@ from bmflow.isa.program import Command, Program
 from bmflow.simulator import Simulation, simulate
 
 
-def filled(rng: np.random.Generator) -> tuple[Program, dict[str, np.ndarray]]:
+def filled(rng: np.random.Generator, largest_bias: int = 2**15) -> tuple[Program, dict[str, np.ndarray]]:
     """The example with random coefficients in the published layout, and these coefficients."""
     values = {
         "multiplier": rng.integers(2**30, 2**31, 32), "rshift": rng.integers(38, 42, 32), "zero": rng.integers(-20, 20, 32),
-        "bias": rng.integers(-(2**15), 2**15, 32), "weight": rng.integers(-128, 128, (32, 16, 3, 3)), "table": rng.integers(-128, 128, 256),
+        "bias": rng.integers(-largest_bias, largest_bias, 32), "weight": rng.integers(-128, 128, (32, 16, 3, 3)), "table": rng.integers(-128, 128, 256),
     }  # fmt: skip
     blob = np.zeros((32, 640), np.uint8)
     words = np.stack([values["multiplier"], -values["rshift"], values["zero"], values["bias"]], axis=1).astype("<i4")
@@ -37,7 +37,7 @@ def expected(x: np.ndarray, values: dict[str, np.ndarray]) -> np.ndarray:
     for ky in range(3):
         for kx in range(3):
             total += np.einsum("oi,nihw->nohw", values["weight"][:, :, ky, kx].astype(np.int64), padded[:, :, ky : ky + 20, kx : kx + 20])
-    total += values["bias"].reshape(1, 32, 1, 1)
+    total = np.clip(total + values["bias"].reshape(1, 32, 1, 1), -(2**31), 2**31 - 1)
     multiplier, rshift, zero = (values[name].astype(np.int64).reshape(1, 32, 1, 1) for name in ("multiplier", "rshift", "zero"))
     q = np.clip(((total * multiplier + (1 << (rshift - 1))) >> rshift) + zero, -128, 127)
     return values["table"][q & 255]
@@ -53,6 +53,19 @@ def test_every_byte_of_the_published_example_is_as_computed_with_integers(rng: n
     simulation = simulate(bmodel.write(program), {"x": x})
     assert not simulation.problems
     assert np.array_equal(simulation.outputs["y"], expected(x, values))
+
+
+def test_a_bias_that_makes_sums_saturate_is_added_like_any_other(rng: np.random.Generator) -> None:
+    program, values = filled(rng, 2**31)
+    values["bias"][:2] = (2**31 - 1, -(2**31))
+    coeff = np.frombuffer(program.coeff, np.uint8).copy()
+    for channel in (0, 1):
+        coeff[640 * channel + 12 : 640 * channel + 16] = np.frombuffer(
+            int(values["bias"][channel]).to_bytes(4, "little", signed=True), np.uint8
+        )
+    x = rng.integers(-128, 128, (1, 16, 20, 20)).astype(np.int8)
+    result = simulate(bmodel.write(replace(program, coeff=coeff.tobytes())), {"x": x}).outputs["y"]
+    assert np.array_equal(result, expected(x, values))
 
 
 def test_real_inputs_are_quantized_by_the_scale_in_the_file(rng: np.random.Generator) -> None:
