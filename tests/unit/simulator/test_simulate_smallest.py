@@ -17,7 +17,8 @@ def filled(rng: np.random.Generator, largest_bias: int = 2**15) -> tuple[Program
     """The example with random coefficients in the published layout, and these coefficients."""
     values = {
         "multiplier": rng.integers(2**30, 2**31, 32), "rshift": rng.integers(38, 42, 32), "zero": rng.integers(-20, 20, 32),
-        "bias": rng.integers(-largest_bias, largest_bias, 32), "weight": rng.integers(-128, 128, (32, 16, 3, 3)), "table": rng.integers(-128, 128, 256),
+        "bias": rng.integers(-largest_bias, largest_bias, 32), "weight": rng.integers(-128, 128, (32, 16, 3, 3)),
+        "table": rng.integers(-128, 128, 256),
     }  # fmt: skip
     blob = np.zeros((32, 640), np.uint8)
     words = np.stack([values["multiplier"], -values["rshift"], values["zero"], values["bias"]], axis=1).astype("<i4")
