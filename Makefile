@@ -14,7 +14,7 @@ setup: $(VENV)/.ready ## create .venv with every tool on its path
 $(VENV)/.ready: pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev,pipeline]'
 	touch $@
 
 demo: setup ## the main job: yolov5n to F16 and INT8 bmodels, boxes drawn by each, in ./demo
