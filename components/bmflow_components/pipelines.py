@@ -248,7 +248,7 @@ def _compile(model: str, detector: str, before: tuple[Node, ...]) -> tuple[Node,
             "dataset": "dataset.dataset", "bmodel": "deploy.bmodel", "detector": detector, "estimate": "deploy.estimate",
             "reference": "evaluate_float.detections",
         }, {"label": ""}, _CANDIDATE),
-        Node("fetch", "fetch", {}, {"version": "champion", "required": False}, _EACH),
+        Node("fetch", "fetch", {}, {"which": "champion", "required": False}, _EACH),
         Node("evaluate_champion", "evaluate", {
             "dataset": "dataset.dataset", "champion": "fetch.champion", "reference": "evaluate_float.detections",
         }, {"label": "champion", "quantize": ""}, _EACH),
@@ -270,7 +270,7 @@ def _compile(model: str, detector: str, before: tuple[Node, ...]) -> tuple[Node,
 
 
 _DATASET_NODE = Node("dataset", "dataset", {"source": "inputs.source", "detector": "inputs.detector"})
-_TRAIN_NODE = Node("train", "train", {"dataset": "dataset.dataset", "model": "inputs.model", "detector": "inputs.detector"})
+_TRAIN_NODE = Node("train", "train", {"dataset": "dataset.dataset", "given_model": "inputs.model", "given_detector": "inputs.detector"})
 
 COMPILE_AND_DEPLOY = Pipeline(
     "compile_and_deploy",
@@ -295,7 +295,7 @@ EVALUATE_CHAMPION = Pipeline(
     "Measure the registered champion on the present data and judge it by the bars.",
     (
         Node("dataset", "dataset", {"source": "inputs.source"}),
-        Node("fetch", "fetch", {}, {"version": "champion", "required": True}, _EACH),
+        Node("fetch", "fetch", {}, {"which": "champion", "required": True}, _EACH),
         Node("evaluate", "evaluate", {"dataset": "dataset.dataset", "champion": "fetch.champion"}, {"label": "champion", "quantize": ""}, _EACH),
         Node("gate", "gate", {"candidates": "evaluate.metrics", "bars": "inputs.bars"}, {"require_float": False}, _EACH),
         Node("report", "report", {

@@ -58,8 +58,8 @@ TRAIN = Stage(
     "Train the example's detector and export it to ONNX; a network that is given is passed on untrained.",
     inputs=(
         _DATASET,
-        Port("model", Kind.MODEL, "model.onnx", "a trained network to pass on instead of training one", optional=True),
-        _DETECTOR,
+        Port("given_model", Kind.MODEL, "model.onnx", "a trained network to pass on instead of training one", optional=True),
+        Port("given_detector", Kind.DETECTOR, "detector.json", "its classes and anchors (default: those in the ONNX file)", optional=True),
     ),
     outputs=(
         _MODEL,
@@ -201,7 +201,7 @@ EVALUATE = Stage(
         Param("score_floor", 0.001, "least score of a box", least=0.0),
         Param("iou", 0.6, "overlap above which the weaker box goes", least=0.0),
         Param("max_boxes", 300, "most boxes a picture", least=1),
-        Param("worst", 6, "most pictures drawn", least=0),
+        Param("pictures", 6, "most pictures drawn", least=0),
     ),
     resources=Resources("2", "2Gi", 4 * 3600),
 )  # fmt: skip
@@ -235,7 +235,7 @@ FETCH = Stage(
         _NAME,
         _STORE,
         Param("processor", "bm1684x", "processor; the registered model is called MODEL_NAME-PROCESSOR", PROCESSORS),
-        Param("version", "champion", "number or alias of the version"),
+        Param("which", "champion", "number or alias of the version"),
         Param("required", False, "it is an error when there is none"),
     ),
     resources=Resources("1", "1Gi", 900), retries=3, network=True, volatile=True, secrets=_MLFLOW + _S3, env=("MLFLOW_TRACKING_URI", *_S3_ENV),
@@ -308,7 +308,7 @@ PROMOTE = Stage(
         _NAME,
         _STORE,
         Param("processor", "bm1684x", "processor; the registered model is called MODEL_NAME-PROCESSOR", PROCESSORS, basic=True),
-        Param("version", "challenger", "number or alias of the version", basic=True),
+        Param("which", "challenger", "number or alias of the version", basic=True),
         _REASON,
         _WHO,
     ),
