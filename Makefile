@@ -3,35 +3,43 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= $(or $(BMFLOW_TEST_DATA),../shared/data)
+EXTRAS ?= dev
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help setup demo test check coverage bench clean
+.PHONY: help setup demo walkthrough test check coverage bench docs clean
 
 help: ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 setup: $(VENV)/.ready ## create .venv with every tool on its path
 
 $(VENV)/.ready: pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev,pipeline]'
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[$(EXTRAS)]'
 	touch $@
 
-demo: setup ## the main job: yolov5n to F16 and INT8 bmodels, boxes drawn by each, in ./demo
-	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo "$(DATA)"
+demo: setup ## the main job on the built-in example: F16 and INT8 bmodels, their accuracy, boxes drawn, in ./demo
+	$(RUN) scripts/demo
+
+walkthrough: setup ## the main job on yolov5n, in ./walkthrough; DATA=folder of models and pictures
+	$(RUN) scripts/walkthrough "$(DATA)"
 
 test: setup ## every test, style checks included
-	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check
-	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/test
+	$(RUN) scripts/check
+	$(RUN) scripts/test
 
 check: setup ## style: ruff, pyright, import-linter
-	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check
+	$(RUN) scripts/check
 
 coverage: setup ## tests with line coverage
-	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/coverage
+	$(RUN) scripts/coverage
 
-bench: setup ## speed against onnxruntime, printed as ratios
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks "$(DATA)"
+bench: setup ## speed against onnxruntime, printed as ratios; DATA=folder of models and pictures
+	$(RUN) python -m benchmarks "$(DATA)"
+
+docs: setup ## write the pages that are made from the code
+	$(RUN) scripts/docs
 
 clean: ## remove what builds left behind
-	rm -rf $(VENV) demo dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo walkthrough dist .pytest_cache .ruff_cache .hypothesis
