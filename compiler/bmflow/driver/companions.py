@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from bmflow.ir.attributes import to_attribute
 if TYPE_CHECKING:
     from bmflow.ir.module import Module
     from bmflow.isa.program import Program, ProgramTensor
-    from bmflow.simulator import Simulation
+    from bmflow.simulator import Simulator
 
 
 def addressed(lowered: Module, program: Program) -> str:
@@ -33,35 +33,27 @@ def addressed(lowered: Module, program: Program) -> str:
     return str(module)
 
 
-def write(model: Path, data: bytes, program: Program, inputs: Mapping[str, np.ndarray], simulation: Simulation | None) -> None:
-    """Write `<model>.json`, `<model>.compiler_profile_0.txt` and the reference folder (model, tensor places, raw inputs and outputs).
-
-    Args:
-        inputs: real values by name, as given to the simulator.
-        simulation: what came out; without it there are no reference outputs and no estimate.
-    """
+def write(model: Path, data: bytes, program: Program, estimate: str) -> None:
+    """Write `<model>.json`, `<model>.compiler_profile_0.txt` and the folder for the board with the model and the places of its tensors."""
     places = layer_table.to_json(program.layers, [*program.inputs, *program.outputs])
     artifacts.write_bytes(f"{model}.json", places)
+    artifacts.write_text(f"{model}.compiler_profile_0.txt", estimate)
     folder = model.with_suffix("")
     folder.mkdir(exist_ok=True)
     artifacts.write_bytes(folder / "compilation.bmodel", data)
     artifacts.write_bytes(folder / "tensor_location.json", places)
-    if simulation:
-        artifacts.write_text(f"{model}.compiler_profile_0.txt", simulation.profile)
-        write_references(folder, program.inputs, inputs, program.outputs, simulation.outputs)
 
 
-def write_references(
-    folder: Path, inputs: Sequence[ProgramTensor], given: Mapping[str, np.ndarray], outputs: Sequence[ProgramTensor], raw: Mapping[str, np.ndarray]
-) -> None:  # fmt: skip
+def write_references(folder: Path, simulator: Simulator, given: Mapping[str, np.ndarray], raw: Mapping[str, np.ndarray]) -> None:
     """Write input_ref_data.dat and output_ref_data.dat: the tensors in order, dense, in their own types.
 
     Args:
         given: inputs by name, real values or already in the input's type.
         raw: raw outputs by name.
     """
-    artifacts.write_bytes(folder / "input_ref_data.dat", b"".join(_bytes(tensor, _raw(tensor, given[tensor.name])) for tensor in inputs))
-    artifacts.write_bytes(folder / "output_ref_data.dat", b"".join(_bytes(tensor, raw[tensor.name]) for tensor in outputs))
+    inputs = b"".join(_bytes(tensor, _raw(tensor, given[tensor.name])) for tensor in simulator.inputs)
+    artifacts.write_bytes(folder / "input_ref_data.dat", inputs)
+    artifacts.write_bytes(folder / "output_ref_data.dat", b"".join(_bytes(tensor, raw[tensor.name]) for tensor in simulator.outputs))
 
 
 def _raw(tensor: ProgramTensor, values: np.ndarray) -> np.ndarray:

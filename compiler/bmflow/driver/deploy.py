@@ -14,12 +14,11 @@ from bmflow import __version__, artifacts, target
 from bmflow.errors import InputError, nearest_names
 
 if TYPE_CHECKING:
-    from bmflow.driver.validate import Sample
     from bmflow.ir.module import Module
     from bmflow.isa.program import Program
     from bmflow.numerics.similarity import Report
     from bmflow.passes.lowering import LoweringOptions
-    from bmflow.simulator import Simulation
+    from bmflow.simulator import Simulator
     from bmflow.target import Target
 
 LOG = logging.getLogger("bmflow")
@@ -114,11 +113,13 @@ def deploy(options: DeployOptions, show: Show = print, step: Step = _silent) -> 
         step: makes the context manager that tells the user which long step is running.
     Raises:
         InputError: options, tables or files that cannot be used; nothing has been written.
-        CompileError: a layer cannot be compiled, or the simulator found a fault in the bmodel.
+        CompileError: a layer cannot be compiled, or the simulator found a fault in the program.
         BelowBarError: a comparison missed its bounds; the message names the first diverging layer.
     """
-    from bmflow.driver import validate
+    from bmflow.container import bmodel
+    from bmflow.driver import companions, validate
     from bmflow.passes.lowering import lower
+    from bmflow.simulator import Simulator
 
     job = prepare(options)
     LOG.info("bmflow %s", __version__)
@@ -131,10 +132,15 @@ def deploy(options: DeployOptions, show: Show = print, step: Step = _silent) -> 
     if not options.model:
         return Deployed(lowered, None, report, None)
     program, data = _generate(job, lowered, step)
+    simulator = Simulator(bmodel.read(data, options.model))
     simulation, compiled = None, None
-    if test and not options.skip_validation:
-        simulation, compiled = validate.check_compiled(job, lowered, data, test, outputs, show, step)
-    _save(job, lowered, program, data, test, simulation)
+    if not options.skip_validation:
+        validate.require_sound(job, simulator, step)
+        if test:
+            simulation, compiled = validate.check_compiled(job, lowered, simulator, test, outputs, show, step)
+    _save(job, lowered, program, data, simulator)
+    if test and simulation:
+        companions.write_references(Path(options.model).with_suffix(""), simulator, test.inputs, simulation.outputs)
     return Deployed(lowered, program, report, compiled)
 
 
@@ -149,14 +155,14 @@ def _generate(job: Job, lowered: Module, step: Step) -> tuple[Program, bytes]:
     return program, data
 
 
-def _save(job: Job, lowered: Module, program: Program, data: bytes, test: Sample | None, simulation: Simulation | None) -> None:
+def _save(job: Job, lowered: Module, program: Program, data: bytes, simulator: Simulator) -> None:
     from bmflow.driver import companions
 
-    model = Path(job.options.model)
+    model, estimate = Path(job.options.model), simulator.estimate()
     artifacts.write_text(f"{job.stem}_final.mlir", companions.addressed(lowered, program))
     artifacts.write_bytes(model, data)
-    companions.write(model, data, program, test.inputs if test else {}, simulation)
-    LOG.info("%s: %.1f MiB for %s", model, len(data) / 2**20, job.target.chip)
+    companions.write(model, data, program, str(estimate))
+    LOG.info("%s: %.1f MiB for %s; estimated %.3f ms an inference", model, len(data) / 2**20, job.target.chip, estimate.milliseconds)
 
 
 def prepare(options: DeployOptions) -> Job:

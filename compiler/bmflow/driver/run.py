@@ -99,15 +99,12 @@ def _run_bmodel(options: RunOptions, arrays: Arrays) -> Arrays:
     data = Path(options.model).read_bytes()
     if len(data) > LARGE_BYTES:
         LOG.warning("%s: %d MiB; simulating a model of this size takes minutes", options.model, len(data) >> 20)
-    model = bmodel.read(data, options.model)
-    simulator = Simulator(model)
+    simulator = Simulator(bmodel.read(data, options.model))
     inputs = match_inputs(arrays, {tensor.name: tensor.shape for tensor in simulator.inputs}, options.input)
     simulation = simulator.run(inputs, check=False, layers="all" if options.all_tensors else None)
-    tensors = {span.name: span.tensor for span in model.nets[0].stages[0].layers} if options.all_tensors else {}
-    raw = dict(simulation.tensors) if options.all_tensors else {}
-    tensors |= {tensor.name: tensor for tensor in simulator.outputs}
-    raw |= simulation.outputs
+    tensors = {tensor.name: tensor for tensor in simulator.outputs} | {span.name: span.tensor for span in simulator.stage.layers}
+    raw = simulation.tensors | simulation.outputs
     folder = Path(options.model).with_suffix("")
     if folder.is_dir():
-        companions.write_references(folder, simulator.inputs, inputs, simulator.outputs, simulation.outputs)
+        companions.write_references(folder, simulator, inputs, simulation.outputs)
     return {name: value if options.fixed else tensors[name].to_real(value) for name, value in raw.items()}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bmflow.ir.module import Module
     from bmflow.ir.values import SSAValue
     from bmflow.numerics.similarity import Report
-    from bmflow.simulator import Simulation
+    from bmflow.simulator import Simulation, Simulator
 
 LOG = logging.getLogger("bmflow")
 Arrays = dict[str, np.ndarray]
@@ -150,31 +150,40 @@ def _with_layer(job: Job, test: Sample, layer: str, mode: str) -> Report:
     return similarity.compare(values, test.references, job.tolerance, job.options.excepts)
 
 
+def require_sound(job: Job, simulator: Simulator, step: Step) -> None:
+    """Refuse a program with faults that need no input to be found: hazards, stray accesses, reads of what nothing wrote.
+
+    Raises:
+        CompileError: naming the first ones.
+    """
+    with step("check every access of the bmodel"):
+        problems = simulator.problems
+    if problems:
+        listed = "; ".join(str(problem) for problem in problems[:3])
+        raise CompileError(
+            f"{job.options.model}: the simulator found faults ({len(problems)}): {listed}. This is a defect of bmflow; report it"
+        )
+
+
 def check_compiled(
-    job: Job, lowered: Module, data: bytes, test: Sample, values: Arrays, show: Show, step: Step
+    job: Job, lowered: Module, simulator: Simulator, test: Sample, values: Arrays, show: Show, step: Step
 ) -> tuple[Simulation, Report]:
-    """Run the bytes of the bmodel in the simulator with every check on and compare with the lowered module.
+    """Run the bmodel in the simulator and compare it with the lowered module.
 
     Args:
         values: what the lowered module computed.
     Raises:
-        CompileError: the simulator found a fault (hazard, stray access, uninitialised read).
         BelowBarError: a tensor differs; names the first diverging layer.
     """
     outputs_file = f"{job.stem}_model_outputs.npz"
     everything = job.options.compare_all
     LOG.info("[CMD]: %s", runner_command(test.inputs_file, job.options.model, outputs_file, everything))
     with step("run the bmodel in the simulator"):
-        simulation, results = simulate_real(data, _stored_inputs(lowered, test.inputs), everything)
-    if simulation.problems:
-        listed = "; ".join(str(problem) for problem in simulation.problems[:3])
-        raise CompileError(
-            f"{job.options.model}: the simulator found {len(simulation.problems)} faults: {listed}. This is a defect of bmflow"
-        )
+        simulation, results = simulate_real(simulator, _stored_inputs(lowered, test.inputs), everything)
     report = _compare(job, (results, outputs_file), (values, f"{job.stem}_tpu_outputs.npz"), job.correctness, show)
     if not report.passed:
         with step("look for the first diverging layer"):
-            raise BelowBarError(_compiled_diagnosis(job, lowered, data, test, report))
+            raise BelowBarError(_compiled_diagnosis(job, lowered, simulator, test, report))
     return simulation, report
 
 
@@ -185,26 +194,17 @@ def _stored_inputs(lowered: Module, inputs: Arrays) -> Arrays:
     return Executable(lowered, [op.layer_name for op in lowered.inputs]).run(inputs)
 
 
-def simulate_real(data: bytes, inputs: Mapping[str, np.ndarray], everything: bool, path: str = "") -> tuple[Simulation, Arrays]:
-    """Simulate a bmodel with checks; outputs (or every layer) as real float32 values by name."""
-    from bmflow.container import bmodel
-    from bmflow.simulator import Simulator
-
-    model = bmodel.read(data, path)
-    simulator = Simulator(model)
+def simulate_real(simulator: Simulator, inputs: Mapping[str, np.ndarray], everything: bool) -> tuple[Simulation, Arrays]:
+    """Run a bmodel on memory full of rubbish; outputs (or every layer) as real float32 values by name."""
     simulation = simulator.run(inputs, check=True, layers="all" if everything else None)
-    tensors = {tensor.name: tensor for tensor in simulator.outputs}
-    results = {name: tensor.to_real(simulation.outputs[name]) for name, tensor in tensors.items()}
-    if everything:
-        spans = {span.name: span.tensor for span in model.nets[0].stages[0].layers}
-        results = {name: spans[name].to_real(raw) for name, raw in simulation.tensors.items()} | results
-    return simulation, results
+    tensors = {tensor.name: tensor for tensor in simulator.outputs} | {span.name: span.tensor for span in simulator.stage.layers}
+    return simulation, {name: tensors[name].to_real(raw) for name, raw in (simulation.tensors | simulation.outputs).items()}
 
 
-def _compiled_diagnosis(job: Job, lowered: Module, data: bytes, test: Sample, report: Report) -> str:
+def _compiled_diagnosis(job: Job, lowered: Module, simulator: Simulator, test: Sample, report: Report) -> str:
     if not report.tensors:
         return f"{job.options.model}: {report.nothing_in_common()}"
-    _, results = simulate_real(data, _stored_inputs(lowered, test.inputs), True)
+    _, results = simulate_real(simulator, _stored_inputs(lowered, test.inputs), True)
     every_layer = similarity.compare(results, real_values(lowered, test.inputs, True), job.correctness, job.options.excepts)
     return (
         f"{job.options.model}: {len(report.failures)} of {len(report.tensors)} tensors differ from {job.lowered_file} beyond cosine "
