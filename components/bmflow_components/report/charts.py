@@ -78,13 +78,13 @@ def scatter(title: str, points: Sequence[Point], axes: Axes, x_label: str, y_lab
     if floor and axes.y[0] <= floor[1] <= axes.y[1]:
         x1, y = axes.at(axes.x[0], floor[1])
         parts.append(f'<line class="floor" x1="{x1:.1f}" x2="{axes.width - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{axes.width - RIGHT - 4}" y="{y - 5:.1f}" text-anchor="end">{text(floor[0])}</text>')
+        parts.append(f'<text class="tick" x="{axes.width - RIGHT - 4}" y="{y + 12:.1f}" text-anchor="end">{text(floor[0])}</text>')
     taken: list[tuple[float, float]] = []
     for point in points:
         x, y = axes.at(point.x, point.y)
         parts.append(f'<circle class="dot {point.tone}" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{text(point.name)}</title></circle>')
         left = x > axes.width * 0.6
-        label = y + 4
+        label = y - 9 if floor and abs(axes.at(point.x, floor[1])[1] - y) < 10 else y + 4
         while any(abs(label - other) < 13 and abs(x - at) < 140 for at, other in taken):
             label += 13
         taken.append((x, label))

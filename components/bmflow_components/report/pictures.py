@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from bmflow.evaluation.detections import Detections, overlap
+from bmflow.evaluation.detections import Detections, overlap, suppress
 from bmflow.evaluation.detector import read_picture
 from bmflow.evaluation.draw import draw
 
@@ -18,7 +18,7 @@ SIDE = 560
 """Most pixels of a drawn picture's longer side."""
 THRESHOLD = 0.25
 """Least score of a box that counts and is drawn."""
-_MATCH_IOU = 0.5
+_MATCH_IOU, _ONE_PLACE_IOU, _MOST_BOXES = 0.5, 0.6, 100
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Difference:
 
 def compare(before: Detections, after: Detections, threshold: float = THRESHOLD) -> Difference:
     """Match boxes of the same class that overlap by half or more, best score first."""
-    before, after = before.take(before.scores >= threshold), after.take(after.scores >= threshold)
+    before, after = visible(before, threshold), visible(after, threshold)
     free = np.ones(len(after), bool)
     lost: list[int] = []
     drift = 0.0
@@ -52,6 +52,11 @@ def compare(before: Detections, after: Detections, threshold: float = THRESHOLD)
         free[best] = False
         drift += abs(float(before.scores[index]) - float(after.scores[best]))
     return Difference(tuple(lost), tuple(int(kind) for kind in after.classes[free]), drift)
+
+
+def visible(found: Detections, threshold: float = THRESHOLD) -> Detections:
+    """The boxes that are drawn: above the threshold, one for each place whatever its class."""
+    return suppress(found.take(found.scores >= threshold), _ONE_PLACE_IOU, _MOST_BOXES, by_class=False)
 
 
 def worst(before: Mapping[int, Detections], after: Mapping[int, Detections], count: int = 6) -> list[int]:
@@ -84,6 +89,7 @@ def _counted(word: str, kinds: Sequence[int], names: Sequence[str]) -> str:
 def _jpeg(picture: np.ndarray, found: Detections, names: Sequence[str]) -> bytes:
     ratio = SIDE / max(picture.shape[:2])
     shown = cv2.resize(picture, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_CUBIC)
+    found = visible(found)
     scaled = Detections(found.boxes * np.float32(ratio), found.scores, found.classes)
     done, data = cv2.imencode(".jpg", draw(shown, scaled, THRESHOLD, names), [cv2.IMWRITE_JPEG_QUALITY, 82])
     assert done, "OpenCV encodes any 8-bit picture"

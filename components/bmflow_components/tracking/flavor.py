@@ -128,6 +128,8 @@ class CompiledModel:
             found = [self._feed(picture)[1] for picture in pictures]
             return {name: np.stack([outputs[name] for outputs in found]) for name in found[0]} if found else {}
         settings = detecting.Settings(options.get("score_floor", 0.25), options.get("iou", 0.6), options.get("limit", 300))
+        if not 0 < settings.floor < 1:
+            raise InputError(f"score_floor {settings.floor:g}: expected more than 0 and less than 1")
         rows = [row for number, picture in enumerate(pictures) for row in self._rows(number, self.detect(picture, settings))]
         return pd.DataFrame(rows, columns=list(COLUMNS))
 

@@ -11,7 +11,7 @@ _NAME = r"[\w.-]*(?:secret|passw|credential|api_?key|access_?key|private_?key|au
 _SECRET_NAME = re.compile(_NAME, re.IGNORECASE)
 _USER_INFO = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)")
 _ASSIGNED = re.compile(rf"((?:^|[\s?&;,'\"{{(-]){_NAME}['\"]?\s*[=:]\s*['\"]?)([^\s&'\"]+)", re.IGNORECASE)
-_OPTION = re.compile(rf"(--{_NAME}\s+)([^\s-]\S*)", re.IGNORECASE)
+_OPTION = re.compile(rf"(--{_NAME}\s+)([^\s'\"-][^\s'\"]*)", re.IGNORECASE)
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}")
 _SHORTEST = 6
 """Shorter values of secret variables are not searched for: they would hide common words."""

@@ -18,7 +18,7 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -182,6 +182,12 @@ def rollback(store: Store, name: str, to: str = "", who: str = "", reason: str =
             raise InputError(f"{name}: version {target} was not champion before version {past[-1]}; choose from {', '.join(past[:-1])}")
         version = get_version(store, name, target)
         return _write(store, name, events, audit.ROLLBACK, version, who, reason, version.metrics, "")
+
+
+def withdrawn(events: Sequence[Event], number: str) -> Event | None:
+    """The rollback that took a version from the boxes, None when it was never taken away or was promoted again since."""
+    last = next((event for event in reversed(events) if number in (event.old, event.new)), None)
+    return last if last and last.action == audit.ROLLBACK and last.old == number else None
 
 
 def drifted(store: Store, name: str) -> str:
