@@ -58,7 +58,7 @@ def test_llvm_reads_our_text_and_we_read_llvms(toy: Module, tmp_path: Path) -> N
     source.write_text(str(toy))
     command = ["mlir-opt-22", "--allow-unregistered-dialect", "--mlir-print-debuginfo", str(source)]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert "#loc" in printed.splitlines()[-1]  # location aliases stand after their uses there
+    assert "#loc" in printed.strip().splitlines()[-1]  # location aliases stand after their uses there
     again = Module(text.parse(printed), toy.weights)
     assert [(op.name, op.layer_name, op.settings()) for op in again.layers()] == [
         (op.name, op.layer_name, op.settings()) for op in toy.layers()
