@@ -11,6 +11,7 @@ import numpy as np
 from bmflow import artifacts
 from bmflow.codegen.coefficients import storage_bits
 from bmflow.container import layer_table
+from bmflow.errors import InputError
 from bmflow.ir.attributes import to_attribute
 
 if TYPE_CHECKING:
@@ -38,10 +39,18 @@ def write(model: Path, data: bytes, program: Program, estimate: str) -> None:
     places = layer_table.to_json(program.layers, [*program.inputs, *program.outputs])
     artifacts.write_bytes(f"{model}.json", places)
     artifacts.write_text(f"{model}.compiler_profile_0.txt", estimate)
-    folder = model.with_suffix("")
-    folder.mkdir(exist_ok=True)
+    folder = _folder(model)
     artifacts.write_bytes(folder / "compilation.bmodel", data)
     artifacts.write_bytes(folder / "tensor_location.json", places)
+
+
+def _folder(model: Path) -> Path:
+    folder = model.with_suffix("")
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot make this folder ({error.strerror}); choose a writable place for --model") from error
+    return folder
 
 
 def write_references(folder: Path, simulator: Simulator, given: Mapping[str, np.ndarray], raw: Mapping[str, np.ndarray]) -> None:

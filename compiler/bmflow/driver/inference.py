@@ -93,7 +93,7 @@ class BmodelSession:
         from bmflow.container import bmodel
         from bmflow.simulator import Simulator
 
-        self._simulator = Simulator(bmodel.read(Path(path).read_bytes(), path))
+        self._simulator = Simulator(bmodel.read(Path(path).read_bytes(), path), threads=threads)
         self.input_shapes = {tensor.name: tensor.shape for tensor in self._simulator.inputs}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:

@@ -122,22 +122,27 @@ def _diagnosis(job: Job, lowered: Module, test: Sample, report: Report) -> str:
         f"euclid {job.tolerance[1]} (lowest {cosine:.4f}, {euclid:.4f}); {every_layer.diverging() or report.diverging()}"
     )
     suspects = [t.name for t in (*every_layer.failures, *report.failures)]
-    return f"{head}. {_remedy(job, test, suspects)}"
+    return f"{head}. {_remedy(job, lowered, test, suspects)}"
 
 
-def _remedy(job: Job, test: Sample, suspects: list[str]) -> str:
-    """The quantization table line for the first layer that is computed in integers, and what it was measured to bring."""
-    known = {op.layer_name for op in job.module.layers()} - {op.layer_name for op in job.module.inputs}
-    layer = next((name for name in suspects if name in known), "")
-    if job.lowering.mode == "F32" or not layer:
-        return "This mode changes no values, so this is a defect of bmflow; please report it"
-    better = job.target.float_types[0] if job.lowering.mode == "INT8" else "F32"
+def _remedy(job: Job, lowered: Module, test: Sample, suspects: list[str]) -> str:
+    """The quantization table line for the first suspect that has fewer bits than it could have, and what it was measured to bring."""
+    from bmflow.ir.types import DType, dtype_of
+
+    computed = {op.layer_name for op in job.module.layers()} - {op.layer_name for op in job.module.inputs}
+    types = {op.layer_name: dtype_of(op.results[0]) for op in lowered.layers() if op.layer_name in computed}
+    layer = next((name for name in suspects if name in types and types[name] is not DType.F32), "")
+    if not layer:
+        return "Every layer that differs is computed in F32, so this is a defect of bmflow; please report it"
+    better = "F32" if types[layer].is_float else job.target.float_types[0]
     loosen = "or accept the loss with a lower --tolerance"
     try:
-        cosine, euclid, _ = _with_layer(job, test, layer, better).minimum()
+        report = _with_layer(job, test, layer, better)
     except CompileError:
         return f"Try the line `{layer} {better}` in a --quantize_table, {loosen}"
-    return f"The line `{layer} {better}` in a --quantize_table brings the lowest figures to {cosine:.4f}, {euclid:.4f}; {loosen}"
+    cosine, euclid, _ = report.minimum()
+    reached = f"{cosine:.4f}, {euclid:.4f}{'' if report.passed else ' (still below, so more layers need it)'}"
+    return f"The line `{layer} {better}` in a --quantize_table brings the lowest figures to {reached}; {loosen}"
 
 
 def _with_layer(job: Job, test: Sample, layer: str, mode: str) -> Report:
