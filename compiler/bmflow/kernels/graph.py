@@ -6,6 +6,8 @@ Tensors are named after the layer they belong to, so that onnxruntime's own mess
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from onnx import GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorPr
 OPSET = 21
 IR_VERSION = 10
 _SMALL_BYTES = 64
+_MEMORY = Lock()
 FLOAT, DOUBLE, INT32, INT64 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64
 UINT8, FLOAT16, BFLOAT16 = TensorProto.UINT8, TensorProto.FLOAT16, TensorProto.BFLOAT16
 
@@ -71,6 +74,9 @@ class Graph:
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # many idle sessions must not keep the cores busy
+        with _MEMORY:
+            _share_memory()
+        options.add_session_config_entry("session.use_env_allocators", "1")
         return onnxruntime.InferenceSession(self._model(outputs).SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     def _model(self, outputs: Collection[str]) -> ModelProto:
@@ -89,6 +95,13 @@ class Graph:
                 used.update(node.input)
                 nodes.append(node)
         return nodes[::-1], used
+
+
+@cache
+def _share_memory() -> None:
+    """Let all sessions draw on one arena: each would keep the most it ever needed, and a search has hundreds of them."""
+    place = onnxruntime.OrtMemoryInfo("Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT)
+    onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg(0, -1, -1, -1))
 
 
 def _tensor(name: str, array: np.ndarray) -> TensorProto:
