@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, NoReturn
@@ -35,13 +35,28 @@ def collect(
     Raises:
         InputError: no sample, or too few of them, can be used; a tensor holds NaN or infinity.
     """
+    return collect_all(module, loader, [method], bins, threads, progress, with_kurtosis)[method]
+
+
+def collect_all(
+    module: Module,
+    loader: Loader,
+    methods: Sequence[Method],
+    bins: int = 2048,
+    threads: int = 2,
+    progress: Progress | None = None,
+    with_kurtosis: bool = False,
+) -> dict[Method, Statistics]:
+    """`collect` for several methods in one pass."""
     planned = -(-len(loader.entries) // loader.batch)
-    statistics = Statistics(module, method, planned, bins, with_kurtosis)
-    executable = Executable(module, statistics.exposed, threads=1)  # whole batches run side by side: less waiting than threads inside one
+    statistics = {method: Statistics(module, method, planned, bins, with_kurtosis) for method in methods}
+    exposed = next(iter(statistics.values())).exposed
+    executable = Executable(module, exposed, threads=1)  # whole batches run side by side: less waiting than threads inside one
     with ThreadPoolExecutor(threads) as pool:
         outputs = in_order(pool, executable.run, _batches(loader, pool, threads), threads)
         for values in progress(outputs, planned) if progress else outputs:
-            statistics.add(values)
+            for one in statistics.values():
+                one.add(values)
     if not loader.used:
         _refuse(loader)
     return statistics
