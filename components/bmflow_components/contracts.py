@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bmflow_components.pipelines import PIPELINES, Item, Node, Pipeline, Runs, Setting, Task, expand
+from bmflow_components.pipelines import PIPELINES, Item, Node, Pipeline, Runs, Setting, Task, expand, without
 from bmflow_components.ports import RESULT, Image, Kind, Param, Port, Resources, Stage, Value
 from bmflow_components.stages import PRECISIONS, PROCESSORS, STAGES
 
@@ -39,6 +39,7 @@ __all__ = [
     "may_retry",
     "pipeline",
     "stage",
+    "without",
 ]  # fmt: skip
 
 DONE, FAILED, BAD_INPUT, BELOW_BAR = 0, 1, 2, 3

@@ -14,7 +14,7 @@ import numpy as np
 
 FRACTION_BITS = 4  # OpenCV takes corner points in sixteenths of a pixel
 LEAST_VISIBLE = 0.55  # share of a shape that stays in sight, occluders and the picture's border included
-SMALLEST, LARGEST = 0.05, 0.36  # size of a shape (diameter of its circumscribed circle) as a share of the picture's side
+LARGEST = 0.36  # size of a shape (diameter of its circumscribed circle) as a share of the picture's side
 Contours = list[np.ndarray]
 
 
@@ -52,13 +52,16 @@ SHAPES: dict[str, Contours] = {
 """Outlines in a circle of radius 1; a second contour is a hole. The order is the class number."""
 
 
-def render(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Shape]]:
+def render(rng: np.random.Generator, size: int, smallest: float) -> tuple[np.ndarray, list[Shape]]:
     """Draw one picture.
 
+    Args:
+        size: side of the picture in pixels.
+        smallest: least size of a shape as a share of the side; the largest is LARGEST.
     Returns:
         BGR pixels (size, size, 3) uint8 and its shapes; one picture in about twenty has none.
     """
-    scene = _Scene(rng, _background(rng, size))
+    scene = _Scene(rng, _background(rng, size), smallest)
     for _ in range(int(rng.integers(4, 16))):
         scene.draw_clutter()
     wanted = 0 if rng.random() < 0.05 else int(rng.integers(1, 9))
@@ -72,8 +75,9 @@ def render(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Shape]
 class _Scene:
     """A picture in the making, and for every pixel which shape is seen there (-1: none)."""
 
-    def __init__(self, rng: np.random.Generator, pixels: np.ndarray):
+    def __init__(self, rng: np.random.Generator, pixels: np.ndarray, smallest: float):
         self.rng = rng
+        self.smallest = smallest
         self.pixels = pixels
         self.size = len(pixels)
         self.owner = np.full(pixels.shape[:2], -1, np.int8)
@@ -133,7 +137,7 @@ class _Scene:
     def _placed(self, contours: Contours) -> Contours:
         """Scale (log-uniform), stretch along one direction, turn and move an outline."""
         rng, size = self.rng, self.size
-        radius = size * SMALLEST * (LARGEST / SMALLEST) ** rng.random() / 2
+        radius = size * self.smallest * (LARGEST / self.smallest) ** rng.random() / 2
         stretch, lean, turn = rng.uniform(0.75, 1.0), rng.uniform(0, math.pi), rng.uniform(0, 2 * math.pi)
         matrix = _turn(lean) @ np.diag([1.0, stretch]) @ _turn(turn) * radius
         centre = rng.uniform(0, size, 2)

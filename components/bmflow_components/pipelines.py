@@ -8,7 +8,7 @@ for a candidate is left out: so only MIXED candidates wait for the search of num
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from bmflow_components.ports import Kind, Param, Port, Stage, Value
@@ -39,6 +39,7 @@ class Node:
         params: parameters fixed here; the others are the pipeline's.
         over: `processor`, and `quantize` with it; a parameter of that name takes the axis's value.
         only: number types that it runs for.
+        needs: inputs that the stage can do without, but this node cannot.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Node:
     over: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     runs: Runs = Runs.ALL
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,24 @@ def _inputs(
     return found
 
 
+def without(pipeline: Pipeline, names: Sequence[str]) -> Pipeline:
+    """The pipeline less some nodes, and less those that cannot do without them.
+
+    Raises:
+        KeyError: no node is called so.
+    """
+    gone = {pipeline.node(name).name for name in names}
+    left: list[Node] = []
+    for node in pipeline.nodes:
+        kept = {port: " ".join(link for link in text.split() if _split(link)[0] not in gone) for port, text in node.inputs.items()}
+        stage = _STAGES[node.stage]
+        if node.name in gone or any(not link and (port in node.needs or not stage.input(port).optional) for port, link in kept.items()):
+            gone.add(node.name)
+        else:
+            left.append(replace(node, inputs={port: link for port, link in kept.items() if link}))
+    return replace(pipeline, nodes=tuple(left))
+
+
 _ONNX = Port("model", Kind.MODEL, "model.onnx", "the network as an ONNX file")
 _GIVEN_MODEL = Port("model", Kind.MODEL, "model.onnx", "a trained network; without it one is trained", optional=True)
 _DETECTOR = Port("detector", Kind.DETECTOR, "detector.json", "classes and anchors (default: those in the ONNX file)", optional=True)
@@ -243,15 +263,15 @@ def _compile(model: str, detector: str, before: tuple[Node, ...]) -> tuple[Node,
         }, {}, _CANDIDATE),
         Node("evaluate_float", "evaluate", {
             "dataset": "dataset.dataset", "model": model, "detector": detector,
-        }, {"label": "float", "processor": "", "quantize": "F32"}),
+        }, {"label": "float", "processor": "", "quantize": "F32"}, needs=("model",)),
         Node("evaluate", "evaluate", {
             "dataset": "dataset.dataset", "bmodel": "deploy.bmodel", "detector": detector, "estimate": "deploy.estimate",
             "reference": "evaluate_float.detections",
-        }, {"label": ""}, _CANDIDATE),
+        }, {"label": ""}, _CANDIDATE, needs=("bmodel",)),
         Node("fetch", "fetch", {}, {"which": "champion", "required": False}, _EACH),
         Node("evaluate_champion", "evaluate", {
             "dataset": "dataset.dataset", "champion": "fetch.champion", "reference": "evaluate_float.detections",
-        }, {"label": "champion", "quantize": ""}, _EACH),
+        }, {"label": "champion", "quantize": ""}, _EACH, needs=("champion",)),
         Node("gate", "gate", {
             "candidates": "evaluate.metrics", "float": "evaluate_float.metrics", "champion": "evaluate_champion.metrics", "bars": "inputs.bars",
         }, {"require_float": True}, _EACH, (), Runs.SOME),
@@ -296,7 +316,7 @@ EVALUATE_CHAMPION = Pipeline(
     (
         Node("dataset", "dataset", {"source": "inputs.source"}),
         Node("fetch", "fetch", {}, {"which": "champion", "required": True}, _EACH),
-        Node("evaluate", "evaluate", {"dataset": "dataset.dataset", "champion": "fetch.champion"}, {"label": "champion", "quantize": ""}, _EACH),
+        Node("evaluate", "evaluate", {"dataset": "dataset.dataset", "champion": "fetch.champion"}, {"label": "champion", "quantize": ""}, _EACH, needs=("champion",)),
         Node("gate", "gate", {"candidates": "evaluate.metrics", "bars": "inputs.bars"}, {"require_float": False}, _EACH),
         Node("report", "report", {
             "decisions": "gate.decision", "candidates": "evaluate.metrics", "worst": "evaluate.worst", "split": "dataset.split",
