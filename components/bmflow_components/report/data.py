@@ -58,13 +58,23 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """One picture with the boxes of two networks, as JPEG data."""
+
+    name: str
+    note: str
+    left: bytes
+    right: bytes
+
+
+@dataclass(frozen=True)
 class Candidate:
     """One bmodel of the run.
 
     Attributes:
         name: processor and number type, unique in the run.
         passed: what the gate said, None without a gate; `chosen`: it is the one that was taken.
-        reasons: the gate's words.
+        reasons: the gate's words; `pairs`: the pictures where it differs most from the float network.
     """
 
     name: str
@@ -76,6 +86,7 @@ class Candidate:
     chosen: bool = False
     reasons: Sequence[str] = ()
     layers: Sequence[Layer] = ()
+    pairs: Sequence[Pair] = ()
     sha256: str = ""
 
 
@@ -91,16 +102,6 @@ class Champion:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """One picture with the boxes of two networks, as JPEG data."""
-
-    name: str
-    note: str
-    left: bytes
-    right: bytes
-
-
-@dataclass(frozen=True)
 class Step:
     """A stage that ran, and the command that does it again."""
 
@@ -110,37 +111,48 @@ class Step:
 
 
 @dataclass(frozen=True)
-class RunReport:
-    """Everything on the page.
+class Group:
+    """What concerns one processor.
 
     Attributes:
         passed: a candidate was taken; None when there was no gate.
         headline: the verdict in one sentence; `reasons` below it.
+    """
+
+    processor: str
+    passed: bool | None
+    headline: str
+    reasons: Sequence[str] = ()
+    champion: Champion | None = None
+    candidates: Sequence[Candidate] = ()
+
+    @property
+    def chosen(self) -> Candidate | None:
+        """The candidate that was taken, else the most accurate one."""
+        best = max((c for c in self.candidates if c.accuracy), key=lambda c: c.accuracy.map if c.accuracy else 0.0, default=None)
+        return next((c for c in self.candidates if c.chosen), best)
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """Everything on the page.
+
+    Attributes:
         reference: the float network on the same pictures.
+        failures: stage and error of what did not end well.
         training: values by epoch, by name.
         facts: short lines under the title: model, data revision, run.
         links: address by label.
     """
 
     title: str
-    passed: bool | None
-    headline: str
-    reasons: Sequence[str] = ()
+    groups: Sequence[Group] = ()
     created: str = ""
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
     reference: Accuracy | None = None
-    champion: Champion | None = None
-    candidates: Sequence[Candidate] = ()
+    failures: Sequence[tuple[str, str]] = ()
     training: Mapping[str, Sequence[float]] = field(default_factory=dict[str, Sequence[float]])
-    pairs: Sequence[Pair] = ()
     digests: Mapping[str, str] = field(default_factory=dict[str, str])
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
     steps: Sequence[Step] = ()
     links: Mapping[str, str] = field(default_factory=dict[str, str])
-
-    @property
-    def chosen(self) -> Candidate | None:
-        """The candidate that was taken, else the most accurate one."""
-        measured = [c for c in self.candidates if c.accuracy]
-        best = max(measured, key=lambda c: c.accuracy.map if c.accuracy else 0.0, default=None)
-        return next((c for c in self.candidates if c.chosen), best)

@@ -10,9 +10,8 @@ from bmflow_components.report import sections
 from bmflow_components.report.data import RunReport
 from bmflow_components.report.markup import text
 
-_PARTS = (
-    sections.header, sections.verdict, sections.duel, sections.candidates, sections.classes, sections.curves, sections.similarity,
-    sections.detections, sections.training, sections.provenance, sections.steps,
+_OF_A_PROCESSOR = (
+    sections.duel, sections.candidates, sections.classes, sections.curves, sections.similarity, sections.detections,
 )  # fmt: skip
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """What the page may load: nothing from outside, no script."""
@@ -21,7 +20,9 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 def render(report: RunReport) -> str:
     """The report as one HTML file."""
     style = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
-    body = "".join(part(report) for part in _PARTS)
+    body = sections.header(report) + "".join(sections.verdict(report, group) for group in report.groups) + sections.failures(report)
+    body += "".join(part(report, group) for group in report.groups for part in _OF_A_PROCESSOR)
+    body += sections.training(report) + sections.provenance(report) + sections.steps(report)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from bmflow_components.report import charts
 from bmflow_components.report.charts import Axes, Line, Point
-from bmflow_components.report.data import Accuracy, Candidate, Layer, Pair, RunReport
+from bmflow_components.report.data import Accuracy, Candidate, Group, Layer, Pair, RunReport
 from bmflow_components.report.markup import bar, change, chip, number, pairs, section, size, table, text, tile
 
 _MOST_CURVES = 12
-_OPEN_LAYERS = 40
+_OPEN_LAYERS, _WORST_LAYERS = 40, 10
 """A longer list of layers is folded; the worst ones stay in sight."""
 _RECALLS = [k / 100 for k in range(101)]
 
@@ -24,18 +24,19 @@ def header(report: RunReport) -> str:
     return f"<header><h1>{text(report.title)}</h1>{pairs(facts)}{below}</header>\n"
 
 
-def verdict(report: RunReport) -> str:
+def verdict(report: RunReport, group: Group) -> str:
     """Passed or not, why, and the four figures that matter."""
-    tone, word = {True: ("pass", "✓ PASSED"), False: ("fail", "✗ NOT PASSED"), None: ("wait", "NO GATE")}[report.passed]
-    reasons = "".join(f"<li>{text(reason)}</li>" for reason in report.reasons)
+    tone, word = {True: ("pass", "✓ PASSED"), False: ("fail", "✗ NOT PASSED"), None: ("wait", "NO VERDICT")}[group.passed]
+    word += f" · {text(group.processor)}" if len(report.groups) > 1 else ""
+    reasons = "".join(f"<li>{text(reason)}</li>" for reason in group.reasons)
     return (
-        f'<section class="verdict {tone}"><div class="word">{word}</div><div class="headline">{text(report.headline)}</div>'
-        f"{f'<ul>{reasons}</ul>' if reasons else ''}{_tiles(report)}</section>\n"
+        f'<section class="verdict {tone}"><div class="word">{word}</div><div class="headline">{text(group.headline)}</div>'
+        f"{f'<ul>{reasons}</ul>' if reasons else ''}{_tiles(report, group)}</section>\n"
     )
 
 
-def _tiles(report: RunReport) -> str:
-    chosen = report.chosen
+def _tiles(report: RunReport, group: Group) -> str:
+    chosen = group.chosen
     if chosen is None:
         return ""
     before, after, cost = report.reference, chosen.accuracy, chosen.cost
@@ -51,9 +52,15 @@ def _tiles(report: RunReport) -> str:
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
-def duel(report: RunReport) -> str:
+def failures(report: RunReport) -> str:
+    """What did not end well."""
+    body = "".join(f"<h3>{text(stage)}</h3><pre>{text(error)}</pre>" for stage, error in report.failures)
+    return section("What went wrong", body, "", "steps")
+
+
+def duel(report: RunReport, group: Group) -> str:
     """Champion and challenger side by side."""
-    champion, challenger = report.champion, report.chosen
+    champion, challenger = group.champion, group.chosen
     if champion is None or challenger is None:
         return ""
     rows: list[list[str]] = []
@@ -70,22 +77,22 @@ def duel(report: RunReport) -> str:
     note = "Measured on the same pictures in this run." + (
         f" The champion has been in place since {champion.since}." if champion.since else ""
     )
-    return section("Champion and challenger", table(head, rows), note)
+    return section(_titled("Champion and challenger", report, group), table(head, rows), note)
 
 
-def candidates(report: RunReport) -> str:
+def candidates(report: RunReport, group: Group) -> str:
     """Every bmodel of the run: verdict, accuracy, time, size, traffic."""
-    if not report.candidates:
+    if not group.candidates:
         return ""
-    slowest = max((c.cost.milliseconds or 0 for c in report.candidates), default=0)
-    largest = max(c.cost.size_bytes for c in report.candidates)
-    rows = [_candidate(c, report.reference, slowest, largest) for c in report.candidates]
+    slowest = max((c.cost.milliseconds or 0 for c in group.candidates), default=0)
+    largest = max(c.cost.size_bytes for c in group.candidates)
+    rows = [_candidate(c, report.reference, slowest, largest) for c in group.candidates]
     head = ["candidate", "gate", "#mAP50-95", "#change", "#ms", "", "#cycles", "#DDR", "#size", ""]
     notes = "".join(
-        f'<p class="reason"><b>{text(c.name)}</b>: {text("; ".join(c.reasons))}</p>' for c in report.candidates if c.reasons
+        f'<p class="reason"><b>{text(c.name)}</b>: {text("; ".join(c.reasons))}</p>' for c in group.candidates if c.reasons
     )  # fmt: skip
     about = "Time, cycles and traffic are estimates from assumed rates, made from the commands in the file; change is against the float network."
-    return section("Candidates", table(head, rows) + notes + _trade(report), about)
+    return section(_titled("Candidates", report, group), table(head, rows) + notes + _trade(report, group), about)
 
 
 def _candidate(c: Candidate, reference: Accuracy | None, slowest: float, largest: int) -> list[str]:
@@ -99,14 +106,14 @@ def _candidate(c: Candidate, reference: Accuracy | None, slowest: float, largest
     ]  # fmt: skip
 
 
-def _trade(report: RunReport) -> str:
+def _trade(report: RunReport, group: Group) -> str:
     """Accuracy over time, when there is more than one point."""
     points = [
         Point(c.name, c.cost.milliseconds, c.accuracy.map, "challenger" if c.chosen else "plain")
-        for c in report.candidates
+        for c in group.candidates
         if c.accuracy and c.cost.milliseconds is not None
     ]
-    champion = report.champion
+    champion = group.champion
     if champion and champion.accuracy and champion.cost.milliseconds is not None:
         points.append(Point(f"champion {champion.name}", champion.cost.milliseconds, champion.accuracy.map, "champion"))
     if len(points) < 2:
@@ -118,9 +125,9 @@ def _trade(report: RunReport) -> str:
     return f'<div class="wide">{drawn}</div>'
 
 
-def classes(report: RunReport) -> str:
+def classes(report: RunReport, group: Group) -> str:
     """mAP by class, float and chosen candidate, largest loss first."""
-    chosen, reference = report.chosen, report.reference
+    chosen, reference = group.chosen, report.reference
     after = chosen.accuracy.per_class if chosen and chosen.accuracy else {}
     before = reference.per_class if reference else {}
     names = sorted({*before, *after}, key=lambda name: after.get(name, 0.0) - before.get(name, 0.0) if name in before else 0.0)
@@ -134,12 +141,12 @@ def classes(report: RunReport) -> str:
     body = _key(("float", "float network"), ("challenger", chosen.name if chosen else "")) + table(
         ["class", "#float", f"#{chosen.quantize if chosen else ''}", "#change", "mAP50-95 (full width is 1)"], rows
     )
-    return section("Accuracy by class", body, "Classes with the largest loss first.")
+    return section(_titled("Accuracy by class", report, group), body, "Classes with the largest loss first.")
 
 
-def curves(report: RunReport) -> str:
+def curves(report: RunReport, group: Group) -> str:
     """Precision over recall by class at IoU .50, the worst classes when there are many."""
-    chosen = report.chosen.accuracy if report.chosen else None
+    chosen = group.chosen.accuracy if group.chosen else None
     sides = [(side, tone) for side, tone in ((report.reference, "float"), (chosen, "challenger")) if side and side.curves]
     if not sides:
         return ""
@@ -152,30 +159,32 @@ def curves(report: RunReport) -> str:
         )
         for name in names
     ]  # fmt: skip
-    key = _key(("float", "float network"), ("challenger", report.chosen.name if report.chosen else ""))
+    key = _key(("float", "float network"), ("challenger", group.chosen.name if group.chosen else ""))
     note = (
         f"At IoU .50, {'the ' + str(_MOST_CURVES) + ' classes with the lowest mAP' if len(names) == _MOST_CURVES else 'lowest mAP first'}."
     )
-    return section("Precision and recall", f'{key}<div class="charts">{"".join(drawn)}</div>', note)
+    return section(_titled("Precision and recall", report, group), f'{key}<div class="charts">{"".join(drawn)}</div>', note)
 
 
-def similarity(report: RunReport) -> str:
-    """Layers of the chosen candidate against the float network, the ones kept in float marked."""
-    chosen = report.chosen
-    if chosen is None or not chosen.layers:
-        return ""
-    layers = chosen.layers
-    kept = sum(layer.is_float for layer in layers)
+def similarity(report: RunReport, group: Group) -> str:
+    """Layers of each candidate against the float network, the ones kept in float marked; the chosen one in full."""
+    compared = _chosen_first(group, [c for c in group.candidates if c.layers])
     bounds = ("below .9", ".9", ".95", ".99", ".999", ".9999")
     key = _key(*((f"q{k}", label) for k, label in enumerate(bounds)), ("kept", "computed in float"))
-    worst = sorted(layers, key=lambda layer: layer.cosine)[:10]
-    body = charts.strip(layers) + key
-    if len(layers) > _OPEN_LAYERS:
-        body += f"<h3>Least similar</h3>{_layers(worst)}<details><summary>All {len(layers)} layers in order</summary>{_layers(layers)}</details>"
-    else:
-        body += _layers(layers)
-    note = f"{chosen.name}: cosine similarity of each layer to the float network, in the order of the network; {kept} of {len(layers)} in float."
-    return section("Similarity by layer", body, note)
+    body = "".join(_similar(candidate, candidate is group.chosen) for candidate in compared)
+    note = "Cosine similarity of each layer to the float network, in the order of the network."
+    return section(_titled("Similarity by layer", report, group), key + body if body else "", note)
+
+
+def _similar(candidate: Candidate, whole: bool) -> str:
+    layers = candidate.layers
+    kept = sum(layer.is_float for layer in layers)
+    body = f"<h3>{text(candidate.name)}: {kept} of {len(layers)} layers in float</h3>{charts.strip(layers)}"
+    if whole and len(layers) <= _OPEN_LAYERS:
+        return body + _layers(layers)
+    if whole:
+        body += _layers(sorted(layers, key=lambda layer: layer.cosine)[:_WORST_LAYERS])
+    return f"{body}<details><summary>All {len(layers)} layers in order</summary>{_layers(layers)}</details>"
 
 
 def _layers(layers: Sequence[Layer]) -> str:
@@ -191,11 +200,18 @@ def _layers(layers: Sequence[Layer]) -> str:
     return table(["layer", "op", "type", "#cosine", "#Euclid", "#SQNR, dB", "nines of the cosine"], rows, "layers")
 
 
-def detections(report: RunReport) -> str:
-    """Float and compiled network on the pictures where they differ most."""
-    right = report.chosen.name if report.chosen else "bmodel"
-    body = "".join(_pair(pair, right) for pair in report.pairs)
-    return section("Where they differ most", body, "The same pictures through the float network (left) and the compiled one (right).")
+def detections(report: RunReport, group: Group) -> str:
+    """Float and compiled network on the pictures where they differ most; the chosen candidate's open, the others' folded."""
+    body = ""
+    for candidate in _chosen_first(group, [c for c in group.candidates if c.pairs]):
+        shown = "".join(_pair(pair, candidate.name) for pair in candidate.pairs)
+        if candidate is group.chosen:
+            body += shown
+        else:
+            body += f"<details><summary>{text(candidate.name)}: {len(candidate.pairs)} pictures</summary>{shown}</details>"
+    return section(
+        _titled("Where they differ most", report, group), body, "The same pictures through the float network (left) and the compiled one (right)."
+    )  # fmt: skip
 
 
 def _pair(pair: Pair, right: str) -> str:
@@ -236,6 +252,14 @@ def steps(report: RunReport) -> str:
         for step in report.steps
     )
     return section("How to do it again", body, "From the folder of the run, one stage at a time.", "steps")
+
+
+def _titled(title: str, report: RunReport, group: Group) -> str:
+    return f"{title}: {group.processor}" if len(report.groups) > 1 else title
+
+
+def _chosen_first(group: Group, candidates: Sequence[Candidate]) -> list[Candidate]:
+    return sorted(candidates, key=lambda candidate: candidate is not group.chosen)
 
 
 def _key(*entries: tuple[str, str]) -> str:

@@ -281,7 +281,10 @@ def example_of(compiled: CompiledModel) -> ModelInputExample | None:
 
 def requirements() -> list[str]:
     """What an environment needs to run a model: the versions of this one."""
-    versions = {name: importlib.metadata.version(name) for name in ("numpy", "pandas")} | {"mlflow": mlflow.__version__, "bmflow": __version__}
+    versions = {name: importlib.metadata.version(name) for name in ("numpy", "pandas")} | {
+        "mlflow": mlflow.__version__,
+        "bmflow": __version__,
+    }
     return [f"{name}=={versions[name]}" for name in ("mlflow", "numpy", "pandas", "bmflow")]
 
 

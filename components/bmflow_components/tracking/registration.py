@@ -97,10 +97,11 @@ def _logged_model(store: Store, run_id: str, what: Registration) -> str:
         "look for the model",
         store.client.search_logged_models,
         [store.experiment_id],
-        f"tags.`{KEY_TAG}` = '{what.key}' AND status = 'READY'",
+        f"tags.`{KEY_TAG}` = '{what.key}'",
     )
-    if found:
-        return found[0].model_id
+    whole = next((model.model_id for model in found if model.status == "READY"), None)  # a filter by status fails on PostgreSQL
+    if whole:
+        return whole
     made = store.call(
         "make the model", store.client.create_logged_model, store.experiment_id, MODEL_NAME, run_id,
         tags={KEY_TAG: what.key}, model_type="bmodel",

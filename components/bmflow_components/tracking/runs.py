@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bmflow_components.tracking.dataset_source import DvcDatasetSource
 from bmflow_components.tracking.redact import redact, redact_items
 from bmflow_components.tracking.store import Store
 
 if TYPE_CHECKING:
+    from mlflow.data.dataset_source import DatasetSource
     from mlflow.entities import DatasetInput, Run
 
 KEY_TAG, PARENT_TAG, NOTE_TAG, TABLES_TAG = "bmflow.key", "mlflow.parentRunId", "mlflow.note.content", "mlflow.loggedArtifacts"
@@ -44,7 +44,7 @@ class DatasetUse:
     name: str
     digest: str
     context: str
-    source: DvcDatasetSource
+    source: DatasetSource
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,15 @@ def log_run(store: Store, record: RunRecord, parent: str = "") -> str:
         store.call("log the datasets", store.client.log_inputs, run_id, [_dataset_input(use) for use in record.datasets])
     store.call("finish the run", store.client.set_terminated, run_id, "FINISHED")
     return run_id
+
+
+def attach(store: Store, run_id: str, files: Mapping[str, Path], tags: Mapping[str, object]) -> None:
+    """Add files and tags to a run, finished or not; doing it again changes nothing."""
+    from mlflow.entities import RunTag
+
+    for place, file in files.items():
+        _upload(store, run_id, place, file)
+    store.call("log tags", store.client.log_batch, run_id, tags=[RunTag(n, v[:_LONGEST_TAG]) for n, v in redact_items(tags).items()])
 
 
 def find_run(store: Store, key: str) -> Run | None:

@@ -35,7 +35,11 @@ EXPERIMENT = "bmflow"
 _T = TypeVar("_T")
 _GONE = re.compile(r"failed with (?:timeout )?exception|failed with error code (?:429|50\d)|Max retries exceeded|database is locked")
 _GONE_CLASSES = {"ConnectionError", "Timeout", "ConnectTimeout", "ReadTimeout", "ChunkedEncodingError", "OperationalError", "ProtocolError"}
-_HTTP_LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_ENABLE_ASYNC_LOGGING": "false"}
+_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}  # fmt: skip
+"""MLflow's own retries would multiply ours."""
 
 
 class TrackingError(BmflowError):
@@ -119,7 +123,7 @@ class Store:
         return self._timed("open the store", self._open)
 
     def _open(self) -> MlflowClient:
-        for name, value in _HTTP_LIMITS.items():
+        for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
         try:
             from mlflow import MlflowClient
@@ -191,10 +195,10 @@ class Store:
                 error = failure
                 if not is_gone(failure):
                     raise TrackingError(f"MLflow at {self} refused to {what}: {_first_line(failure)}") from failure
-            LOG.warning("MLflow at %s does not answer (%s); asking again in %.0f s", self, what, pause)
+            LOG.warning("MLflow at %s does not answer (%s); asking again in %.1f s", self, what, pause)
             time.sleep(pause)
         raise TrackingError(
-            f"MLflow at {self} did not answer for {self.patience.gone_s:.0f} s (to {what}): {_first_line(error)}. Nothing is lost: the outputs "
+            f"MLflow at {self} did not answer for {self.patience.gone_s:g} s (to {what}): {_first_line(error)}. Nothing is lost: the outputs "
             "of the stages are on disk; run this stage again when the server is back"
         ) from error
 
@@ -215,7 +219,7 @@ class Store:
         thread.join(self.patience.call_s)
         if thread.is_alive():
             raise TrackingError(
-                f"MLflow at {self} took longer than {self.patience.call_s:.0f} s to {what}; nothing is lost: the outputs of the stages are on "
+                f"MLflow at {self} took longer than {self.patience.call_s:g} s to {what}; nothing is lost: the outputs of the stages are on "
                 "disk. Look at the server, then run this stage again (BMFLOW_MLFLOW_CALL_S sets the limit)"
             )
         if errors:
