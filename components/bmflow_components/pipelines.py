@@ -316,7 +316,9 @@ EVALUATE_CHAMPION = Pipeline(
     (
         Node("dataset", "dataset", {"source": "inputs.source"}),
         Node("fetch", "fetch", {}, {"which": "champion", "required": True}, _EACH),
-        Node("evaluate", "evaluate", {"dataset": "dataset.dataset", "champion": "fetch.champion"}, {"label": "champion", "quantize": ""}, _EACH, needs=("champion",)),
+        Node("evaluate", "evaluate", {
+            "dataset": "dataset.dataset", "champion": "fetch.champion",
+        }, {"label": "champion", "quantize": ""}, _EACH, needs=("champion",)),
         Node("gate", "gate", {"candidates": "evaluate.metrics", "bars": "inputs.bars"}, {"require_float": False}, _EACH),
         Node("report", "report", {
             "decisions": "gate.decision", "candidates": "evaluate.metrics", "worst": "evaluate.worst", "split": "dataset.split",
