@@ -23,6 +23,7 @@ def main() -> int:
     parse.add_argument("data", type=Path, help="folder of models and pictures")
     parse.add_argument("--rounds", type=int, default=7, help="repetitions of what is short (default 7; the median counts)")
     parse.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
+    parse.add_argument("--note", default="", help="a sentence to write there, such as what else the machine was doing")
     options = parse.parse_args()
     clock.pin_threads()
     rows: list[Row] = []
@@ -33,7 +34,7 @@ def main() -> int:
     table = markdown(rows)
     print(table)
     if options.write:
-        PAGE.write_text(page(table, options.rounds))
+        PAGE.write_text(page(table, options.rounds, options.note))
     return 0
 
 
@@ -55,7 +56,7 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def page(table: str, rounds: int) -> str:
+def page(table: str, rounds: int, note: str) -> str:
     """docs/benchmarks.md: how, where and when it was measured, and the table."""
     return f"""# Speed and memory
 
@@ -63,7 +64,7 @@ Written by `python -m benchmarks DATA --write` on {date.today().isoformat()}: {_
 The network is yolov5n at 640 x 640. `t_ort` is one float inference by onnxruntime with {clock.THREADS} threads, measured in the same run in turns
 with the other inferences ({rounds} rounds, medians); the tools are processes of their own, timed once with start-up and files included.
 Bounds are those of the project's design; they are not timed tests.
-
+{note and chr(10) + note + chr(10)}
 {table}
 """
 
