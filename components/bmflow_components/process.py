@@ -222,7 +222,10 @@ class Process:
         if self._stage.resumes:
             job.scratch.mkdir(parents=True, exist_ok=True)
         run: Callable[[Job], Outcome] = step.run
-        outcome = run(job)
+        try:
+            outcome = run(job)
+        finally:
+            os.chdir(self._origin)  # relative places of outputs and of the cache are the caller's
         self._time("work", start)
         if self._stage.resumes:
             shutil.rmtree(job.scratch, ignore_errors=True)
