@@ -1,0 +1,310 @@
+"""One sentence on what is wrong with a layer in 8 bits, and what would help.
+
+Each rule looks for one fault and estimates the noise that fault makes: error over signal, mean over channels, the measure of the whole
+report. Of several faults the one that makes most noise is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+
+import numpy as np
+
+from bmflow.calibration.patterns import one_sided
+from bmflow.correction.channel_graph import ChannelGraph, is_argument
+from bmflow.dialects.top.conv import TopConvOp
+from bmflow.explain.bench import Bench
+from bmflow.explain.tally import Error, Reals, Tally
+from bmflow.explain.texts import decibels, percent
+from bmflow.ir.layer import LayerOp, layer_name
+from bmflow.ir.structure import TopInputOp, TopWeightOp
+from bmflow.ir.types import Quantization, is_none, shape_of
+from bmflow.passes.lowering.conv import quantize_filter
+from bmflow.passes.lowering.propagate import activations
+from bmflow.passes.lowering.ranges import Interval, quantize
+from bmflow.passes.rewrite import users
+
+LEAST = 3e-5
+"""Noise (-45 dB) below which a fault is not worth a sentence."""
+WEAK = 1 / 32
+"""A channel that uses less of the range keeps less than three bits and its sign."""
+NARROW = 0.35
+"""Half of the channels using less of the range is a fault, too: each lacks a bit and a half."""
+CLIPPED = 0.01
+ONE_SIDED = 0.1
+HALF = 0.5
+WORTH = 0.1
+"""A fault is told when it makes this part of the layer's noise."""
+
+
+class Fault(Enum):
+    """What is wrong."""
+
+    CLIPPED = "clipped range"
+    SPREAD = "channel spread"
+    HALF_UNUSED = "unused half"
+    LOOSE = "loose range"
+    WEIGHTS = "weights"
+    OPERAND = "operand"
+    CONSTANT = "constant channels"
+
+
+class Remedy(Enum):
+    """What helps."""
+
+    EQUALIZE = "run_calibration --we"
+    KEEP_LARGEST = "run_calibration --cali_method max"
+    PART_ASYMMETRIC = "run_calibration --part_asymmetric"
+    ASYMMETRIC = "model_deploy --asymmetric"
+    FLOAT = "quantize table"
+    NONE = "nothing"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A fault, the noise it makes, what helps, and the sentence that says so. `operand` is the layer to look at for OPERAND."""
+
+    fault: Fault
+    noise: float
+    remedy: Remedy
+    text: str
+    operand: str = ""
+
+
+@dataclass(frozen=True)
+class Patient:
+    """All that is known of one layer."""
+
+    op: LayerOp
+    tally: Tally
+    quantization: Quantization
+    interval: Interval
+    clinic: Clinic
+
+    @property
+    def asymmetric(self) -> bool:
+        """Whether it has a zero point."""
+        return self.op.layer_name in self.clinic.bench.analysis.asymmetric
+
+    @cached_property
+    def rounding(self) -> Reals:
+        """Noise of rounding per channel, clipping left out."""
+        tally = self.tally
+        return tally.ratios(np.maximum(tally.errors[Error.STORED] - tally.errors[Error.CLIPPED], 0))
+
+    @cached_property
+    def shares(self) -> Reals:
+        """Part of the range that each channel uses."""
+        if self.asymmetric:
+            low, high = (limit - self.quantization.zero_point for limit in self.quantization.dtype.limits)
+            return (self.tally.high - self.tally.low) / ((high - low) * self.quantization.scale)
+        return self.tally.peaks / self.interval.threshold
+
+    @property
+    def excess(self) -> float:
+        """Noise that computing in INT8 adds to that of storing the result."""
+        return max((self.tally.noise(Error.ALONE) or 0.0) - (self.tally.noise(Error.STORED) or 0.0), 0.0)
+
+
+class Clinic:
+    """Diagnoses layers of one network."""
+
+    def __init__(self, bench: Bench, tallies: Mapping[str, Tally]) -> None:
+        self.bench, self.tallies = bench, tallies
+        self.one_sided = set(one_sided(bench.module))
+        self._graph = ChannelGraph(bench.module)
+
+    def diagnose(self, name: str) -> Diagnosis | None:
+        """What is wrong with a layer; None when nothing is worth a sentence."""
+        quantization, op = self.bench.quantization(name), self.bench.ops[name]
+        if quantization is None or isinstance(op, TopInputOp):
+            return None
+        patient = Patient(op, self.tallies[name], quantization, self.bench.analysis.ranges[name], self)
+        least = max(LEAST, WORTH * (patient.tally.noise(Error.ALONE) or 0.0))
+        found = [diagnosis for rule in RULES if (diagnosis := rule(patient)) and diagnosis.noise >= least]
+        return max(found, key=lambda diagnosis: diagnosis.noise, default=None) or _constant(patient)
+
+    def stored_noise(self, name: str) -> float:
+        """Noise of storing a layer in 8 bits; of layers that only move values, 0."""
+        tally = self.tallies.get(name)
+        return (tally.noise(Error.STORED) or 0.0) if tally else 0.0
+
+    def can_scale(self, op: LayerOp, channels: np.ndarray) -> bool:
+        """Whether --we can give these channels of a layer scales of their own."""
+        value = op.results[0]
+        return len(shape_of(value)) == 4 and (is_argument(value) or not self._graph.fixed(value)[channels].any())
+
+
+Rule = Callable[[Patient], Diagnosis | None]
+
+
+def _clipped(patient: Patient) -> Diagnosis | None:
+    tally, share = patient.tally, patient.tally.clipped_share
+    if not tally.clipped:
+        return None
+    noise, rounding = tally.noise(Error.CLIPPED) or 0.0, float(patient.rounding.mean())
+    if share < CLIPPED and noise < 4 * rounding:
+        return None
+    low, high = float(tally.low.min()), float(tally.high.max())
+    wider = max(high - patient.interval.high, patient.interval.low - low, 0.0) / patient.interval.threshold + 1
+    keeps = rounding * wider**2 < rounding + noise
+    remedy = Remedy.KEEP_LARGEST if keeps else Remedy.FLOAT
+    advice = "method max keeps them" if keeps else "keeping them would cost more in coarse steps than it saves, a float type does both"
+    text = f"the threshold {patient.interval.threshold:.4g} clips {percent(share)} of the values, which reach from {low:.4g} to {high:.4g}; {advice}"
+    return Diagnosis(Fault.CLIPPED, noise, remedy, text)
+
+
+def _spread(patient: Patient) -> Diagnosis | None:
+    living, shares = ~patient.tally.constant, np.minimum(patient.shares, 1.0)
+    if living.sum() < 2:
+        return None
+    weak = living & (shares <= WEAK)
+    median = float(np.median(shares[living]))
+    if not weak.any() and median > NARROW:
+        return None
+    few = weak if weak.any() else living & (shares <= median)
+    noise = float(
+        np.where(living, patient.rounding * (1 - shares**2), 0).mean()
+    )  # a scale of its own makes a channel's steps so much finer
+    remedy = Remedy.EQUALIZE if patient.clinic.can_scale(patient.op, few) else Remedy.FLOAT
+    advice = "equalization (--we) helps" if remedy is Remedy.EQUALIZE else "their scale is tied here, a float type keeps them"
+    count, used = int(few.sum()), percent(float(shares[few].max()))
+    text = f"{count} of {len(few)} output channels use {'at most ' if count > 1 else ''}{used} of the range{_who_stretches(patient, few)}; {advice}"
+    return Diagnosis(Fault.SPREAD, noise, remedy, text)
+
+
+def _who_stretches(patient: Patient, weak: np.ndarray) -> str:
+    """The channels that make the range wide, when few do and most others suffer."""
+    far = np.flatnonzero(patient.shares > HALF)
+    if not len(far) or len(far) > 3 or weak.sum() < 4 * len(far):
+        return ""
+    return f", which {'channel' if len(far) == 1 else 'channels'} {', '.join(map(str, far))} {'stretches' if len(far) == 1 else 'stretch'}"
+
+
+def _half_unused(patient: Patient) -> Diagnosis | None:
+    interval, tally = patient.interval, patient.tally
+    low, high = float(tally.low.min()), float(tally.high.max())
+    short, long = min(-low, high), max(-low, high)
+    if patient.asymmetric or not interval.signed or short > ONE_SIDED * interval.threshold or long < HALF * interval.threshold:
+        return None
+    finer = _finer_with_zero_point(patient)
+    if finer <= 1:
+        return None
+    noise, bits = (1 - finer**-2) * float(patient.rounding.mean()), float(np.log2(finer))
+    gains = "gains a bit" if bits > 0.9 else f"gains {bits:.1f} bits"
+    behind = f" behind {patient.op.name.removeprefix('top.')}" if patient.op.name in ("top.SiLU", "top.ScaledActive") else ""
+    if patient.op.layer_name in patient.clinic.one_sided:
+        remedy, advice = Remedy.PART_ASYMMETRIC, f"--part_asymmetric {gains}"
+    elif patient.clinic.bench.options.target.asymmetric:
+        remedy, advice = Remedy.ASYMMETRIC, f"model_deploy --asymmetric {gains}"
+    else:
+        remedy, advice = Remedy.FLOAT, "this processor has no zero points, only a float type gains the bit"
+    text = f"one half of the signed range is unused{behind} (values from {low:.4g} to {high:.4g}); {advice}"
+    return Diagnosis(Fault.HALF_UNUSED, noise, remedy, text)
+
+
+def _finer_with_zero_point(patient: Patient) -> float:
+    """How much finer the steps would be; the table's extremes then bound the values, not its threshold."""
+    table = patient.clinic.bench.options.table
+    row = table.ranges.get(patient.op.layer_name) if table else None
+    if row is None or row.high <= row.low:
+        return 1.0
+    return patient.quantization.scale / quantize(Interval(row.low, row.high), asymmetric=True).scale
+
+
+def _loose(patient: Patient) -> Diagnosis | None:
+    share = float(patient.shares.max() if not patient.asymmetric else _span(patient.tally) / _width(patient))
+    if share > HALF or share <= 0:
+        return None
+    noise, bits = (1 - share**2) * float(patient.rounding.mean()), -np.log2(share)
+    partner = _shares_range_with(patient)
+    cause = (
+        f"it shares the range of {partner}"
+        if partner
+        else f"the range reaches {patient.interval.threshold:.4g}, the values {patient.tally.peaks.max():.4g}"
+    )
+    remedy, advice = (Remedy.FLOAT, "a float type keeps them") if partner else (Remedy.NONE, "calibrate on samples like these")
+    return Diagnosis(Fault.LOOSE, noise, remedy, f"{percent(share)} of the range is used, {bits:.1f} bits are lost: {cause}; {advice}")
+
+
+def _span(tally: Tally) -> float:
+    return max(float(tally.high.max()), 0.0) - min(float(tally.low.min()), 0.0)
+
+
+def _width(patient: Patient) -> float:
+    low, high = patient.quantization.dtype.limits
+    return (high - low) * patient.quantization.scale
+
+
+def _shares_range_with(patient: Patient) -> str:
+    """A neighbour with the same range, whose own values need it."""
+    near = [user.layer_name for user in users(patient.op.results[0]) if isinstance(user, LayerOp)]
+    near += [layer_name(value) for value in activations(patient.op)]
+    ranges, tallies = patient.clinic.bench.analysis.ranges, patient.clinic.tallies
+    fits = [name for name in near if ranges.get(name) == patient.interval and name in tallies]
+    return next((name for name in fits if tallies[name].peaks.max() > 1.5 * patient.tally.peaks.max()), "")
+
+
+def _weights(patient: Patient) -> Diagnosis | None:
+    op, excess = patient.op, patient.excess
+    if not isinstance(op, TopConvOp) or not isinstance(op.filter.owner, TopWeightOp) or not excess:
+        return None
+    filters = patient.clinic.bench.module.weight(op.filter)
+    noise = filter_noise(filters, not is_none(op.bias))
+    if noise < excess / 2:
+        return None
+    source, spread = op.input.owner, _column_spread(filters)
+    free = (
+        op["group"] == 1
+        and isinstance(source, LayerOp)
+        and patient.clinic.can_scale(source, np.ones(filters.shape[1], np.bool_))
+    )  # fmt: skip
+    remedy, advice = (Remedy.EQUALIZE, "equalization (--we) balances them") if free else (Remedy.FLOAT, "a float type keeps them")
+    text = (
+        f"its weights keep {decibels(noise)} in 8 bits, those of different input channels lie {spread:.0f} times apart; {advice}"
+        if spread > 2
+        else f"its weights keep {decibels(noise)} in 8 bits; {advice}"
+    )
+    return Diagnosis(Fault.WEIGHTS, min(noise, excess), remedy if spread > 2 else Remedy.FLOAT, text)
+
+
+def filter_noise(filters: np.ndarray, has_bias: bool) -> float:
+    """Error power over power of a filter (oc, ...) in 8 bits, mean over output channels."""
+    quantized = quantize_filter(filters, has_bias)
+    back = quantized.integers * quantized.scales.reshape(-1, *[1] * (filters.ndim - 1))
+    errors, power = (np.square(array.reshape(len(filters), -1), dtype=np.float64).sum(1) for array in (back - filters, filters))
+    return float(np.where(power > 0, errors / np.where(power > 0, power, 1), 0).mean())
+
+
+def _column_spread(filters: np.ndarray) -> float:
+    columns = np.abs(filters).max((0, 2, 3))
+    columns = columns[columns > 0]
+    return float(columns.max() / columns.min()) if len(columns) > 1 else 1.0
+
+
+def _operand(patient: Patient) -> Diagnosis | None:
+    names = [layer_name(value) for value in activations(patient.op)]
+    if not names or not patient.excess:
+        return None
+    worst = max(names, key=patient.clinic.stored_noise)
+    noise = patient.clinic.stored_noise(worst)
+    if noise < patient.excess / 4 or patient.excess < 2 * (patient.tally.noise(Error.STORED) or 0.0):
+        return None
+    text = f"what it reads is to blame: {worst} keeps {decibels(noise)} in 8 bits; see there"
+    return Diagnosis(Fault.OPERAND, patient.excess, Remedy.NONE, text, worst)
+
+
+def _constant(patient: Patient) -> Diagnosis | None:
+    constant = patient.tally.constant
+    if not constant.any() or len(constant) < 2:
+        return None
+    verb = "never changes" if constant.sum() == 1 else "never change"
+    numbers = ", ".join(map(str, np.flatnonzero(constant)[:4])) + (", ..." if constant.sum() > 4 else "")
+    text = f"{constant.sum()} of {len(constant)} output channels ({numbers}) {verb} on these samples; 8 bits lose nothing there, pruning gains time"
+    return Diagnosis(Fault.CONSTANT, 0.0, Remedy.NONE, text)
+
+
+RULES: tuple[Rule, ...] = (_clipped, _spread, _half_unused, _loose, _weights, _operand)
