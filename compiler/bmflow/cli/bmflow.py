@@ -9,6 +9,7 @@ from importlib import import_module
 VERBS = {
     "transform": ("model_transform", "an ONNX model becomes a top module, checked layer by layer"),
     "calibrate": ("run_calibration", "find the range of every layer on sample pictures"),
+    "explain": ("model_explain", "why a network loses in 8 bits, layer by layer, and what to do first"),
     "deploy": ("model_deploy", "a top module becomes a bmodel for one processor, compared step by step"),
     "run": ("model_runner", "run a network of any kind once and save what comes out"),
     "eval": ("model_eval", "accuracy of a detector or classifier"),
