@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from bmflow.cli import common
 from bmflow.errors import InputError, nearest_names
 
-from bmflow_components import contracts
+from bmflow_components import contracts, uri
 from bmflow_components.executor import ExecutorInput
 from bmflow_components.ports import Param, Port, Stage, Value
 
@@ -18,7 +18,7 @@ PROG = "python -m bmflow_components"
 
 @dataclass(frozen=True)
 class Request:
-    """What a process was asked to do; paths as given.
+    """What a process was asked to do; local paths are absolute, since a step has a current folder of its own.
 
     Attributes:
         cache: folder of finished work, empty for none.
@@ -63,7 +63,7 @@ def parse(argv: Sequence[str]) -> Request:
     executor = ExecutorInput.parse(options.executor_input) if options.executor_input else ExecutorInput()
     request = Request(
         stage, _inputs(stage, options, executor), _outputs(stage, options, executor), _params(stage, options, executor),
-        options.result, options.cache, executor, options.debug, (*PROG.split(), *argv),
+        uri.absolute(options.result), uri.absolute(options.cache) if options.cache else "", executor, options.debug, (*PROG.split(), *argv),
     )  # fmt: skip
     _check(request)
     return request
@@ -130,13 +130,13 @@ def _inputs(stage: Stage, options: argparse.Namespace, executor: ExecutorInput) 
         if len(given) > 1 and not port.many:
             raise InputError(f"--in-{port.name}: expected one, found {len(given)}: {', '.join(given)}")
         if given:
-            found[port.name] = tuple(given)
+            found[port.name] = tuple(map(uri.absolute, given))
     return found
 
 
 def _outputs(stage: Stage, options: argparse.Namespace, executor: ExecutorInput) -> dict[str, str]:
     given = {port.name: getattr(options, f"out_{port.name}") or executor.outputs.get(port.name, "") for port in stage.outputs}
-    return {name: path for name, path in given.items() if path}
+    return {name: uri.absolute(path) for name, path in given.items() if path}
 
 
 def _params(stage: Stage, options: argparse.Namespace, executor: ExecutorInput) -> dict[str, Value]:

@@ -194,7 +194,7 @@ class Process:
         return True
 
     def _from_cache(self, name: str) -> Result | None:
-        found = cache.Store(Path(self._request.cache).absolute()).find(name)
+        found = cache.Store(Path(self._request.cache)).find(name)
         known = Result.parse((found / "result.json").read_text()) if found else None
         if not found or not known:
             return None
@@ -254,7 +254,7 @@ class Process:
             return
         text = self._folder("kept") / "result.json"
         text.write_text(self._result.json())
-        cache.Store(Path(self._request.cache).absolute()).put(self._result.key, {**job.outputs, "result.json": text})
+        cache.Store(Path(self._request.cache)).put(self._result.key, {**job.outputs, "result.json": text})
 
     def _place(self, files: Mapping[str, Path]) -> None:
         """Move finished files to where they were asked for; no result says so until all are there."""

@@ -35,9 +35,9 @@ def local(path: str) -> Path:
     return Path(path.removeprefix("file://")).absolute()
 
 
-def join(folder: str, name: str) -> str:
-    """A name inside a folder or below a URI."""
-    return f"{folder.rstrip('/')}/{name}"
+def absolute(path: str) -> str:
+    """The path made absolute, a URI as it is."""
+    return path if is_remote(path) else str(local(path))
 
 
 def fetch(uri: str, target: Path) -> Path:
