@@ -33,6 +33,7 @@ def build(name: str) -> DAG:
     graph = contracts.pipeline(name)
     dag = DAG(
         name, description=graph.summary, doc_md=_page(graph), schedule=_schedule(graph), start_date=START, catchup=False,
+        is_paused_upon_creation=bool(graph.cron),
         params=form.fields(graph), tags=["bmflow"], render_template_as_native_obj=True, default_args={"pool": _pool()},
     )  # fmt: skip
     with dag:

@@ -94,10 +94,10 @@ class StageTask(BaseOperator):
 
     def on_kill(self) -> None:
         """Airflow stops the task."""
-        for running in (self._supervised, self._pod):
-            if running is not None:
-                getattr(running, "stop", None) and running.stop()
-                getattr(running, "on_kill", None) and running.on_kill()
+        if self._supervised is not None:
+            self._supervised.stop()
+        if self._pod is not None:
+            self._pod.on_kill()
 
     def _end(self, order: Order, context: Context) -> int:
         """Run it on the backend of the run; gives the exit code."""
@@ -151,8 +151,8 @@ class StageTask(BaseOperator):
         self.log.info("%s: %s  %s", task.name, outcome["status"], figures)
         if "report" in outcome["digests"] and task.stage.name == "report":
             self.links[ReportLink.name] = address(run, run.path(task, "report"))
-        if found := next((text for text in outcome["facts"].values() if text.startswith(("http://", "https://"))), ""):
-            self.links[TrackingLink.name] = found
+        if outcome["facts"].get("link"):
+            self.links[TrackingLink.name] = outcome["facts"]["link"]
         for name, link in self.links.items():
             self.log.info("%s: %s", name, link)
 
@@ -198,9 +198,9 @@ def _readiness(task: Task, ti: Any) -> Ready:
         outcome = found.get(name)
         if outcome is None:
             return False
-        if task.node.runs is Runs.SOME:
-            return outcome["status"] == "done"
-        return outcome["written"] if port == RESULT.name else port in outcome["digests"]
+        if port == RESULT.name:
+            return outcome["written"] and (task.node.runs is Runs.ALWAYS or outcome["status"] == "done" or outcome["candidate"])
+        return port in outcome["digests"] and (task.node.runs is Runs.ALWAYS or outcome["status"] == "done")
 
     return ready
 
@@ -222,7 +222,8 @@ def _outcome(run: Run, task: Task, code: int) -> dict[str, Any]:
     if complete and not digests:  # result.json lies where this worker cannot read it
         digests = {port.name: "" for port in task.stage.outputs}
     return {
-        "task": task.name, "exit_code": code, "status": _STATUS.get(code) or result.get("status") or "killed", "error": result.get("error", ""),
+        "task": task.name, "candidate": task.is_candidate, "exit_code": code,
+        "status": _STATUS.get(code) or result.get("status") or "killed", "error": result.get("error", ""),
         "retryable": result.get("retryable"), "key": result.get("key", ""), "written": ended, "digests": digests if complete else {},
         "metrics": dict(list(result.get("metrics", {}).items())[:_MOST_FIGURES]), "facts": result.get("facts", {}),
         "seconds": result.get("seconds", {}).get("total"), "folder": f"{run.folder}/{task.folder}",
