@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= $(or $(BMFLOW_TEST_DATA),../shared/data)
-EXTRAS ?= dev
+EXTRAS ?= dev,pipeline
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .PHONY: help setup demo walkthrough test check coverage bench docs clean

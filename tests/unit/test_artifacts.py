@@ -10,12 +10,17 @@ from bmflow import artifacts
 from bmflow.errors import InputError
 
 
+def interrupt_half_way(path: Path) -> None:
+    with artifacts.atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+
+
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "table"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), artifacts.atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        interrupt_half_way(path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

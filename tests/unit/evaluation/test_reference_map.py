@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from bmflow.driver.evaluate import CocoOptions, evaluate_coco
 from bmflow.evaluation.detector import Settings
 

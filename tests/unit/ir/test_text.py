@@ -108,5 +108,5 @@ def test_damaged_text_is_bad_input_in_one_paragraph(source: str) -> None:
 def test_a_missing_weight_file_is_named(toy: Module, tmp_path: Path) -> None:
     toy.save(tmp_path / "toy.mlir", "toy_weight.npz")
     (tmp_path / "toy_weight.npz").unlink()
-    with pytest.raises(InputError, match="toy_weight.npz"):
+    with pytest.raises(InputError, match=r"toy_weight.npz"):
         Module.load(tmp_path / "toy.mlir")
