@@ -70,9 +70,26 @@ def _group(
     found = [candidate(b, judged.get(b.sha256)) for b in bundles]
     if decision is None:
         return Group(processor, False if failures else None, _stopped(failures), (), _champion(champion), found)
+    reasons = [*_reasons(decision), *decision["notes"]]
+    return Group(processor, bool(decision["passed"]), decision["headline"], reasons, _champion(champion), found)
+
+
+def _reasons(decision: Mapping[str, Any]) -> list[str]:
+    """Why the chosen one passed, one line a bar; why each missed when there is none."""
     chosen = next((item for item in decision["candidates"] if item["chosen"]), None)
-    reasons = [check["text"] for check in chosen["checks"]] if chosen else []
-    return Group(processor, bool(decision["passed"]), decision["headline"], [*reasons, *decision["notes"]], _champion(champion), found)
+    if chosen is None:
+        return [f"{item['label']}: {reason}" for item in decision["candidates"] for reason in item["reasons"]]
+    by_bar: dict[str, list[Mapping[str, Any]]] = {}
+    for check in chosen["checks"]:
+        by_bar.setdefault(check["bar"], []).append(check)
+    return [_closest(bar, checks) for bar, checks in by_bar.items()]
+
+
+def _closest(bar: str, checks: Sequence[Mapping[str, Any]]) -> str:
+    """The check that came nearest to missing the bar, and how many others the bar has."""
+    sign = 1 if bar.startswith("largest") else -1
+    worst = max(checks, key=lambda check: sign * (float(check["value"] or 0) - float(check["limit"])))
+    return worst["text"] + (f"; the {len(checks) - 1} others are further from it" if len(checks) > 1 else "")
 
 
 def _stopped(failures: Sequence[tuple[str, str]]) -> str:

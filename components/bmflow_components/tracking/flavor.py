@@ -43,10 +43,9 @@ from mlflow.utils.environment import _mlflow_conda_env, _PythonEnv
 from mlflow.utils.file_utils import get_total_file_size
 from mlflow.utils.model_utils import _get_flavor_configuration, _validate_and_prepare_target_save_path
 
+from bmflow_components.tracking.files import CALIBRATION_FILE, DETECTOR_FILE, DIGEST_TAG, MODEL_FILE, QUANTIZE_FILE, check_digest
+
 FLAVOR_NAME = "bmodel"
-DIGEST_TAG = "bmflow.bmodel.sha256"
-"""Tag of a model version that holds the SHA-256 of its bmodel."""
-MODEL_FILE, DETECTOR_FILE, CALIBRATION_FILE, QUANTIZE_FILE = "model.bmodel", "detector.json", "calibration_table", "quantize_table"
 COLUMNS = ("picture", "x1", "y1", "x2", "y2", "score", "class_id", "class_name")
 _LARGEST_EXAMPLE = 100_000
 """Elements of an example input that is still written as JSON."""
@@ -236,19 +235,6 @@ def _load_pyfunc(path: str) -> CompiledModel:
     file = Path(path) / MODEL_FILE
     detector = DetectorSpec.load(Path(path) / DETECTOR_FILE) if DETECTOR_FILE in facts["files"] else None
     return CompiledModel(container.read(file.read_bytes(), str(file)), detector, facts)
-
-
-def check_digest(found: str, expected: str, where: str) -> None:
-    """Refuse a file that is not the registered one.
-
-    Raises:
-        InputError: the digests differ.
-    """
-    if expected and found != expected:
-        raise InputError(
-            f"{where}: was altered after it was registered: expected SHA-256 {expected[:16]}..., found {found[:16]}...; do not ship it. "
-            "Go back to a version that is whole (python -m bmflow_components.tracking rollback) and find out who wrote to the store"
-        )
 
 
 def signature_of(compiled: CompiledModel) -> ModelSignature:

@@ -27,7 +27,6 @@ from bmflow_components.report.collect import training
 from bmflow_components.result import Result
 from bmflow_components.tracking.card import Card
 from bmflow_components.tracking.dataset_source import DvcDatasetSource
-from bmflow_components.tracking.flavor import Origin
 from bmflow_components.tracking.registration import Registration
 from bmflow_components.tracking.runs import DatasetUse, RunRecord, similarity_table
 
@@ -154,6 +153,8 @@ class PipelineRun:
 
     def registration(self, candidate: Bundle) -> Registration:
         """The version to register."""
+        from bmflow_components.tracking.flavor import Origin
+
         file = self._bmodel(candidate)
         detector = self.job.optional("detector")
         return Registration(
@@ -202,8 +203,8 @@ class PipelineRun:
     def _judged(self, candidate: Bundle) -> Mapping[str, Any] | None:
         return next((item for item in self.decision["candidates"] if item["sha256"] == candidate.sha256), None)
 
-    def _reference_figures(self) -> dict[str, float]:
-        return _figures("fp32", self.reference) if self.reference else {}
+    def _reference_figures(self, classes: bool = True) -> dict[str, float]:
+        return _figures("fp32", self.reference, classes) if self.reference else {}
 
     def _differences(self, candidate: Bundle) -> dict[str, float]:
         if self.reference is None:

@@ -16,8 +16,9 @@ from bmflow.evaluation.spec import DetectorSpec
 
 from bmflow_components.tracking import registry
 from bmflow_components.tracking.card import Card
+from bmflow_components.tracking.files import DIGEST_TAG
 from bmflow_components.tracking.redact import redact_items
-from bmflow_components.tracking.registry import DIGEST_TAG, METRIC_TAG, Version
+from bmflow_components.tracking.registry import METRIC_TAG, Version
 from bmflow_components.tracking.runs import KEY_TAG
 from bmflow_components.tracking.store import Store
 

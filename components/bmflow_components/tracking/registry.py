@@ -29,6 +29,7 @@ from bmflow.errors import InputError, nearest_names
 
 from bmflow_components.tracking import audit
 from bmflow_components.tracking.audit import Event
+from bmflow_components.tracking.files import DETECTOR_FILE, DIGEST_TAG, MODEL_FILE, check_digest
 from bmflow_components.tracking.redact import redact
 from bmflow_components.tracking.store import Store, TrackingError
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("bmflow")
 CHAMPION, CHALLENGER = "champion", "challenger"
-DIGEST_TAG = "bmflow.bmodel.sha256"
 METRIC_TAG = "bmflow.metric."
 RECORD_FILE = "promotions.jsonl"
 _COUNT_TAG, _HEAD_TAG, _RUN_TAG, _OF_TAG = "bmflow.audit.count", "bmflow.audit.head", "bmflow.audit.run", "bmflow.audit.of"
@@ -210,8 +210,6 @@ def fetch(store: Store, name: str, which: str, folder: str | Path) -> Fetched:
     """
     from mlflow.artifacts import download_artifacts
 
-    from bmflow_components.tracking import flavor
-
     version = get_version(store, name, which)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
@@ -219,15 +217,15 @@ def fetch(store: Store, name: str, which: str, folder: str | Path) -> Fetched:
         f"fetch version {version.number}", download_artifacts, artifact_uri=version.uri, dst_path=str(target), tracking_uri=store.uri,
         registry_uri=store.uri,
     )  # fmt: skip
-    found = next(target.rglob(flavor.MODEL_FILE), None)
+    found = next(target.rglob(MODEL_FILE), None)
     if found is None:
-        raise InputError(f"{version.uri}: holds no {flavor.MODEL_FILE}; it was not registered by bmflow, or its files are gone")
+        raise InputError(f"{version.uri}: holds no {MODEL_FILE}; it was not registered by bmflow, or its files are gone")
     digest = artifacts.sha256_file(found)
-    flavor.check_digest(digest, version.sha256, f"{version.uri}, {flavor.MODEL_FILE}")
+    check_digest(digest, version.sha256, f"{version.uri}, {MODEL_FILE}")
     for event in history(store, name):
         if event.new == version.number:
-            flavor.check_digest(digest, event.bmodel_sha256, f"{version.uri}, {flavor.MODEL_FILE}, promoted {event.time}")
-    detector = found.parent / flavor.DETECTOR_FILE
+            check_digest(digest, event.bmodel_sha256, f"{version.uri}, {MODEL_FILE}, promoted {event.time}")
+    detector = found.parent / DETECTOR_FILE
     return Fetched(version, found.parent, found, detector if detector.is_file() else None)
 
 

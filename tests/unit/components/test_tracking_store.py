@@ -50,7 +50,7 @@ def test_a_server_gone_for_good_ends_with_exit_code_1_and_says_what_is_safe() ->
 
 def test_a_call_that_hangs_is_given_up() -> None:
     release = threading.Event()
-    with pytest.raises(TrackingError, match="took longer than 0.1 s to wait"):
+    with pytest.raises(TrackingError, match=r"took longer than 0\.1 s to wait"):
         store(Patience(call_s=0.1)).call("wait", release.wait)
     release.set()
 

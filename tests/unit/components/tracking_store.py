@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
+from contextlib import chdir
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -53,8 +54,8 @@ def registration(name: str, key: str, scale: float = 0.1, **named: object) -> Re
 
 
 @cache
-def detector_files() -> tuple[Path, Path]:
-    """A detector of 32 x 32 pictures as ONNX and as F32 bmodel: one convolution with kernel and stride 8."""
+def detector_files() -> tuple[Path, Path, Path]:
+    """A detector of 32 x 32 pictures as ONNX, F32 and F16 bmodel: one convolution with kernel and stride 8."""
     rng = np.random.default_rng(1684)
     weights = [
         numpy_helper.from_array((rng.normal(size=(8, 3, 8, 8)) / 4).astype(np.float32), "w"),
@@ -65,13 +66,12 @@ def detector_files() -> tuple[Path, Path]:
     model = helper.make_model(
         helper.make_graph([node], "net", [x], [y], weights), opset_imports=[helper.make_opsetid("", 13)], ir_version=8
     )
-    network, compiled = folder() / "detector.onnx", folder() / "detector.bmodel"
+    network, f32, f16 = (folder() / name for name in ("detector.onnx", "detector_f32.bmodel", "detector_f16.bmodel"))
     onnx.save(model, str(network))
-    from contextlib import chdir
-
     with chdir(folder()):
         transform = ("--model_name", "net", "--model_def", str(network), "--mlir", "net.mlir")
         assert import_module("bmflow.cli.model_transform").main(list(transform)) == 0
-        deploy = ("--mlir", "net.mlir", "--processor", "bm1684x", "--quantize", "F32", "--model", str(compiled))
-        assert import_module("bmflow.cli.model_deploy").main(list(deploy)) == 0
-    return network, compiled
+        for mode, file in (("F32", f32), ("F16", f16)):
+            deploy = ("--mlir", "net.mlir", "--processor", "bm1684x", "--quantize", mode, "--model", str(file))
+            assert import_module("bmflow.cli.model_deploy").main(list(deploy)) == 0
+    return network, f32, f16
