@@ -73,7 +73,9 @@ class DvcFolder:
         except ImportError as error:
             raise InputError(f"{self}: DVC is not installed ({error}); install the extra `dvc`") from error
         try:
-            return DVCFileSystem(self.repo, rev=self.rev or None)
+            system = DVCFileSystem(self.repo, rev=self.rev or None)
+            _ = system.repo  # opened when first asked for
+            return system
         except RevError as error:
             raise InputError(f"{self}: the repository has no revision '{self.rev}' ({redact(str(error))})") from error
         except (DvcException, SCMError, OSError) as error:

@@ -204,12 +204,9 @@ class Runner:
         for name, links in task.inputs.items():
             port = task.stage.input(name)
             paths = [path for link in links if (path := self._path(link, task.node.runs)) is not None]
-            whole = len(paths) == len(links)
-            enough = {
-                Runs.ALL: whole,
-                Runs.SOME: bool(paths) or port.optional if port.many else whole,
-                Runs.ALWAYS: bool(paths) or port.optional,
-            }
+            whole, spared = len(paths) == len(links), port.optional and name not in task.node.needs
+            some = bool(paths) or spared
+            enough = {Runs.ALL: whole, Runs.SOME: some if port.many else whole, Runs.ALWAYS: some}
             if not enough[task.node.runs]:
                 return None
             if paths:
