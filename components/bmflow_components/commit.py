@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -13,6 +14,8 @@ from pathlib import Path
 from bmflow.errors import InputError
 
 _PART = ".part"
+_RANDOM = "[a-z0-9_]" * 8
+"""What tempfile puts between; no dot in it, so that `dataset` does not stand for `dataset.json` as well."""
 
 
 @contextmanager
@@ -41,7 +44,7 @@ def workshop(result: Path) -> Generator[Path]:
 
 def sweep(path: Path) -> None:
     """Remove what dead runs left beside a path under temporary names; the caller holds the lock of the stage's result."""
-    for left in path.parent.glob(f".{path.name}.*{_PART}"):
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{_RANDOM}{_PART}"):
         remove(left)
 
 
