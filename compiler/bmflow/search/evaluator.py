@@ -41,6 +41,7 @@ class Evaluator:
         process: Callable[[Arrays], Arrays] | None = None,
         threads: int = 2,
         kept_bytes: int = 1 << 30,
+        reference: Module | None = None,
     ):
         """Compute the float outputs.
 
@@ -48,6 +49,8 @@ class Evaluator:
             compare: layers whose values are the score, and their weights; by default the network outputs, equally.
             process: what is done to the compared values, float and quantized alike, before they are compared.
             kept_bytes: memory that inner values may take, all samples together.
+            reference: the module whose float outputs count; by default `module` itself. One with corrected biases is meant to come close
+                to the uncorrected one.
         Raises:
             InputError: no sample, or unknown layers.
         """
@@ -61,7 +64,7 @@ class Evaluator:
         require_known(self._compare, [op.layer_name for op in module.layers()], "the compared layers", "correct the names")
         self._kept: list[Stored] = [{} for _ in self.samples]
         self._kept_bytes = kept_bytes
-        float_network = Executable(module, list(self._compare), 1)
+        float_network = Executable(reference or module, list(self._compare), 1)
         self.references = self._each(lambda i: _references(self._process(float_network.run(self.samples[i]))))
         self._weights = self._weights_of(self.references[0])
 
@@ -79,6 +82,18 @@ class Evaluator:
     def outputs(self, candidate: Candidate, sample: int = 0) -> Arrays:
         """Real values of the compared layers."""
         return self._outputs(self.planner.plan(candidate), sample)
+
+    def similarities(self, candidate: Candidate) -> dict[str, float]:
+        """0.5 + 0.5 * cosine of every layer's value to its float value, mean over samples."""
+        plan, names = self.planner.plan(candidate), list(self.planner.ops)
+        float_network = Executable(self.module, names, 1)
+        samples = self._each(lambda i: self._cosines(plan, i, float_network.run(self.samples[i])))
+        return {name: 0.5 + 0.5 * float(np.mean([sample[name] for sample in samples])) for name in names}
+
+    def _cosines(self, plan: Plan, sample: int, references: Arrays) -> dict[str, float]:
+        values = self._values(plan, sample, references)
+        found = {name: plan.pieces[name].real(values[plan.signatures[name]]) for name in references}
+        return {name: Sums.of(Reference.of(reference), found[name]).whole_cosine() for name, reference in references.items()}
 
     def keep(self, candidate: Candidate) -> None:
         """Hold the inner values of a candidate, as many as fit, instead of those held so far."""

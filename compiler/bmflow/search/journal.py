@@ -87,7 +87,7 @@ class Scorer:
 
     def __init__(self, evaluator: Evaluator, journal: Journal, what: str = ""):
         """`what` tells scores of one journal apart that were found by different evaluators."""
-        self.evaluator, self.seconds, self._journal, self._what = evaluator, 0.0, journal, what
+        self.evaluator, self.seconds, self.journal, self._what = evaluator, 0.0, journal, what
         self._asked: dict[str, Score] = {}
         self._base: Candidate | None = None
         self._is_kept = True
@@ -100,9 +100,9 @@ class Scorer:
         """The score of a candidate."""
         key = self._key(candidate)
         if key not in self._asked:
-            if key not in self._journal.known:
+            if key not in self.journal.known:
                 self._measure(key, candidate)
-            self._asked[key], seconds = self._journal.known[key]
+            self._asked[key], seconds = self.journal.known[key]
             self.seconds += seconds
         return self._asked[key]
 
@@ -112,7 +112,7 @@ class Scorer:
             self.evaluator.keep(self._base)
             self._is_kept = True
         score = self.evaluator.score(candidate)
-        self._journal.add(key, score, time.perf_counter() - start)
+        self.journal.add(key, score, time.perf_counter() - start)
 
     def _key(self, candidate: Candidate) -> str:
         """Equal for equal candidates, in any run."""

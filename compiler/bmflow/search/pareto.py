@@ -103,7 +103,11 @@ def _turn(a: tuple[float, float, Point], b: tuple[float, float, Point], c: tuple
 
 @dataclass
 class Search:
-    """One search. `fixed` are modes that stay; `start` are layers lifted to begin with; `seconds` is the time budget, 0 for none."""
+    """One search.
+
+    fixed: modes that stay. start: layers whose lifting is tried as it is. seconds: of scoring, after which improving ends, 0 for never;
+    the measurements and the halving are made in any case, since without them there is nothing to choose from.
+    """
 
     scorer: Scorer
     costs: CostModel
@@ -194,11 +198,13 @@ class Search:
 
     def _halve(self, chain: list[Lifted]) -> None:
         """Score tables towards where the bar lies on a chain."""
-        passing_first = self.bar.passes(self.score(chain[0]).score)
+        starts_passing = self.bar.passes(self.score(chain[0]).score)
+        if self.bar.passes(self.score(chain[-1]).score) == starts_passing:
+            return
         low, high = 0, len(chain) - 1
-        while high - low > 1 and not self._is_over():
+        while high - low > 1:
             middle = (low + high) // 2
-            if self.bar.passes(self.score(chain[middle]).score) == passing_first:
+            if self.bar.passes(self.score(chain[middle]).score) == starts_passing:
                 low = middle
             else:
                 high = middle

@@ -65,12 +65,15 @@ class NoiseModel:
 def noise_model(scorer: Scorer, table: CalibrationTable, groups: Sequence[Unit], bar: Progress = no_progress) -> NoiseModel:
     """Measure what the model needs: every unit alone, and every value between units alone."""
     single = alone(scorer, table, groups, bar)
+    floor = scorer.score(Candidate(table, dict.fromkeys(scorer.evaluator.planner.ops, FLOAT))).noise  # 0 but for corrected modules
     concerned = _between(scorer, groups)
     known = scorer.evaluator.planner.decision(table, "")[0].ranges
     names = [name for name in concerned if name in known]
-    between = {name: rounded(scorer, table, [name]).noise for name in bar(names, len(names), "values between layers in 8 bits")}
+    between = {
+        name: max(rounded(scorer, table, [name]).noise - floor, 0.0) for name in bar(names, len(names), "values between layers in 8 bits")
+    }
     inside = {
-        unit: max(single[unit].noise - sum(noise for name, noise in between.items() if unit in concerned[name]), 0.0) for unit in groups
+        unit: max(single[unit].noise - floor - sum(noise for name, noise in between.items() if unit in concerned[name]), 0.0) for unit in groups
     }  # fmt: skip
     return NoiseModel(inside, between, {name: concerned[name] for name in between})
 
@@ -81,8 +84,8 @@ def _between(scorer: Scorer, groups: Sequence[Unit]) -> dict[str, tuple[Unit, ..
     found: dict[str, list[Unit]] = {}
     for name, op in scorer.evaluator.planner.ops.items():
         for operand in operand_names(op):
-            if operand in home and home[operand] != home[name]:
-                found.setdefault(operand, [home[operand]]).append(home[name])
+            if operand in home and home[operand] != home.get(name):
+                found.setdefault(operand, [home[operand]]).extend([home[name]] if name in home else [])
     for name in scorer.evaluator.planner.module.output_names:
         if name in home:
             found.setdefault(name, [home[name]])
