@@ -6,14 +6,16 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bmflow.cli import common
+from bmflow.cli import common, search_options
 
 if TYPE_CHECKING:
     from bmflow.driver.calibrate import CalibrateOptions
+    from bmflow.driver.correct import Corrections
 
 _EXAMPLES = """examples:
   run_calibration yolov5n.mlir --dataset coco2017-calib --input_num 100 -o yolov5n_cali_table
   run_calibration net.mlir --data_list samples.txt --cali_method mse -o net_cali_table
+  run_calibration net.mlir --dataset pictures --input_num 50 --search pareto --expected_cos 0.999 --quantize_table net_qtable -o net_cali
 
 Samples are pictures (prepared as recorded in the .mlir), or npz or npy files (used as they are); a folder is searched through, sorted,
 shuffled with a fixed seed, and the first --input_num are taken, so that every run takes the same ones. A data list has one sample a line
@@ -27,16 +29,15 @@ are raised where that brings the outputs of the next layers closer to float.
 Corrections: on networks with depthwise convolutions and SiLU, --we recovers most of what 8 bits lose without any float layer; give
 model_deploy the corrected .mlir (its name is printed) together with the table, and --asymmetric for one more bit behind SiLU.
 
+Searches: --search pareto picks the threshold of each layer by its effect on the outputs and lifts the layers that cost the least time for
+the noise they bring (run_qtable --help tells more); search_qtable and search_threshold are those users know. The thresholds to deploy
+with are then in new_cali_table.txt beside the table.
+
 Writes the table -o and beside it shape_pattern_qtable, the layers better left in float (pass it to model_deploy --quantize_table to use
 it). Memory does not grow with the number of samples.
 """
 _METHODS = ("kl", "mse", "max", "percentile9999", "aciq_laplace", "aciq_gauss", "use_kl", "use_mse", "use_max", "use_percentile9999")
-_LATER = (
-    ("search", "False"), ("pre_qtable", ""), ("quantize_method_list", ""), ("global_compare_layers", ""), ("post_process", ""),
-    ("part_quantize", ""), ("custom_operator", ""), ("fp_type", "auto"), ("mix_mode", "wi8ai8_fp"),
-)  # fmt: skip
-_LATER_FLAGS = ("cluster",)
-_UNUSED = ("inference_num", "expected_cos", "min_layer_cos", "max_float_layers", "benchmark_method")
+_LATER = (("mix_mode", "wi8ai8_fp"),)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,13 +71,15 @@ def _parser() -> argparse.ArgumentParser:
     better.add_argument("--sq", action="store_true", help="SmoothQuant, for LayerNorm in front of MatMul")
     better.add_argument("--smc", action="store_true", help="softmax correction, for Softmax in front of MatMul")
     better.add_argument("--part_asymmetric", action="store_true", help="zero points for SiLUs that only convolutions read")
+    how = search_options.add(parse)
+    how.add_argument(
+        "--search", choices=("False", *search_options.KINDS), default="False", metavar="SEARCH",
+        help=f"look for a quantize table too: {', '.join(search_options.KINDS)}; needs --quantize_table, the table to write",
+    )  # fmt: skip
+    how.add_argument("--quantize_method_list", default="", help="threshold methods to choose from for each layer, such as kl,mse")
     later = parse.add_argument_group("known, not supported yet")
     for name, default in _LATER:
         later.add_argument(f"--{name}", default=default, help=argparse.SUPPRESS)
-    for name in _LATER_FLAGS:
-        later.add_argument(f"--{name}", action="store_true", help=argparse.SUPPRESS)
-    for name in _UNUSED:  # settings of the searches: harmless without one
-        later.add_argument(f"--{name}", help=argparse.SUPPRESS)
     later.add_argument("--debug_log", action="store_true", help=argparse.SUPPRESS)
     return parse
 
@@ -87,6 +90,8 @@ def _run(options: argparse.Namespace) -> int:
     from bmflow.driver.correct import Corrections, correct_and_calibrate
 
     corrections = Corrections(options.we, options.bc, options.sq, options.smc, options.bc_inference_num)
+    if options.search != "False":
+        return _search(options, corrections)
     if options.we or options.bc or options.sq or options.smc:
         correct_and_calibrate(_options(options), corrections, common.progress)
     else:
@@ -94,11 +99,28 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _search(options: argparse.Namespace, corrections: Corrections) -> int:
+    """Correct first if asked to, then search on what will be deployed; what counts are the outputs of the uncorrected network."""
+    from dataclasses import replace
+
+    from bmflow.driver.correct import correct_and_calibrate
+    from bmflow.driver.search import prepare, search
+
+    calibrate, reference = _options(options), ""
+    asked = search_options.options(options, calibrate, options.search, methods=common.comma_list(options.quantize_method_list))
+    if corrections.suffix:
+        prepare(asked, lambda items, total, what: items, print)
+        correct_and_calibrate(replace(calibrate, quantize_table=""), corrections, common.progress)
+        reference, stem = calibrate.mlir, calibrate.mlir.removesuffix(".mlir")
+        calibrate = replace(calibrate, mlir=f"{stem}{corrections.suffix}.mlir")
+    search(replace(asked, calibrate=calibrate, reference=reference), common.progress)
+    return 0
+
+
 def _refuse_later(options: argparse.Namespace) -> None:
     from bmflow.errors import InputError
 
     given = [f"--{name} {getattr(options, name)}" for name, default in _LATER if getattr(options, name) != default]
-    given += [f"--{name}" for name in _LATER_FLAGS if getattr(options, name)]
     if given:
         raise InputError(f"{', '.join(given)}: not supported yet; leave it out to calibrate without")
 

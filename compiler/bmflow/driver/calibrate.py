@@ -61,7 +61,7 @@ def calibrate(options: CalibrateOptions, progress: Progress | None = None, show:
         InputError: options, a module or samples that cannot be used; nothing is written then.
     """
     bar = progress or (lambda items, total, what: items)
-    _check(options)
+    check(options)
     module = load_top(options.mlir)
     entries = sample_entries(options)
     tune_entries = samples.from_list(options.tune_list) if options.tune_list else entries
@@ -73,7 +73,7 @@ def calibrate(options: CalibrateOptions, progress: Progress | None = None, show:
     )  # fmt: skip
     show(f"real input_num = {loader.used}")
     tune_num = _tune_num(options, len(tune_entries))
-    ranges = _tuned(module, samples.Loader(module, tune_entries), tune_num, statistics, options, bar, show)
+    ranges = tuned(module, samples.Loader(module, tune_entries), tune_num, statistics, options, bar, show)
     notes = (f"{WEIGHTS}{module.weights_digest()}", *([f"skipped: {len(loader.broken)} broken samples"] if loader.broken else []))
     table = CalibrationTable(
         ranges, options.method.value, options.bins, loader.used, tune_num, Path(options.mlir).name,
@@ -86,7 +86,12 @@ def calibrate(options: CalibrateOptions, progress: Progress | None = None, show:
     return table
 
 
-def _check(options: CalibrateOptions) -> None:
+def check(options: CalibrateOptions) -> None:
+    """Refuse options that cannot be followed, before any work.
+
+    Raises:
+        InputError: naming the option.
+    """
     if not options.dataset and not options.data_list:
         raise InputError("no samples given; name a folder with --dataset or a list of files with --data_list")
     for option, number, least in (
@@ -139,7 +144,7 @@ def _tune_num(options: CalibrateOptions, available: int) -> int:
     return available if options.tune_list else min(options.tune_num, available)
 
 
-def _tuned(
+def tuned(
     module: Module,
     loader: samples.Loader,
     count: int,
@@ -148,12 +153,13 @@ def _tuned(
     bar: Progress,
     show: Callable[[str], None],
 ) -> Mapping[str, Range]:
+    """Ranges of the statistics, their thresholds tuned on the first `count` batches."""
     ranges = statistics.ranges()
     if not count:
         return ranges
     start = time.perf_counter()
     batches = sweep.first_batches(loader, count, options.threads)
     thresholds = {name: found.threshold for name, found in ranges.items()}
-    tuned = tune(module, batches, thresholds, statistics.largest(), options.tune, lambda ops, total: bar(ops, total, "tune op"))
+    found_thresholds = tune(module, batches, thresholds, statistics.largest(), options.tune, lambda ops, total: bar(ops, total, "tune op"))
     show(f"auto tune end, run time:{time.perf_counter() - start}")
-    return {name: replace(found, threshold=tuned[name]) for name, found in ranges.items()}
+    return {name: replace(found, threshold=found_thresholds[name]) for name, found in ranges.items()}

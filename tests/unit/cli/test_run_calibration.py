@@ -161,8 +161,8 @@ REFUSED = {
     "input_num": ([*BASE, "--input_num", "-1"], "--input_num: expected 0 or more"),
     "bins": ([*BASE, "--histogram_bin_num", "5"], "--histogram_bin_num: expected 128 or more"),
     "processor": ([*BASE, "--processor", "bm1685x"], "did you mean bm1684x"),
-    "search": ([*BASE, "--search", "search_qtable"], "--search search_qtable: not supported yet"),
-    "cluster": ([*BASE, "--cluster"], "--cluster: not supported yet"),
+    "search": ([*BASE, "--search", "search_qtable"], "--search search_qtable needs --quantize_table"),
+    "mix mode": ([*BASE, "--mix_mode", "wi4ai4_wi8ai8"], "--mix_mode wi4ai4_wi8ai8: not supported yet"),
     "debug": ([*BASE, "--debug_cmd", "use_pil_resize"], "--debug_cmd use_pil_resize: not supported"),
     "debug number": ([*BASE, "--debug_cmd", "tune_steps=many"], "expected tune_steps=N"),
 }

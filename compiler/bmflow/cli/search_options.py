@@ -1,0 +1,62 @@
+"""The options that run_qtable and run_calibration --search share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bmflow.cli import common
+
+if TYPE_CHECKING:
+    from bmflow.driver.calibrate import CalibrateOptions
+    from bmflow.driver.search import SearchOptions
+
+KINDS = ("pareto", "search_qtable", "search_threshold", "mix_search")
+_SAMPLES = {"pareto": 8}
+
+
+def add(parse: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add them in a group of their own."""
+    how = parse.add_argument_group("search")
+    how.add_argument(
+        "--expected_cos", type=float, default=0.99,
+        help="cosine the outputs must reach (default 0.99); plain for pareto, on the scale 0.5 + 0.5 * cos for the other searches",
+    )  # fmt: skip
+    how.add_argument("--expected_sqnr", type=float, help="SQNR in dB the outputs must reach too (pareto)")
+    how.add_argument("--min_layer_cos", type=float, default=0.99, help="mix_search: layers below it are lifted (default 0.99)")
+    how.add_argument("--max_float_layers", type=int, default=5, help="layers lifted at first by the compatible searches (default 5)")
+    how.add_argument("--fp_type", type=str.upper, default="AUTO", metavar="TYPE", help="float type of lifted layers: auto, F16, F32, BF16")
+    how.add_argument("--global_compare_layers", default="", help="layers to compare instead of the outputs: a,b or a:0.3,b:0.7")
+    how.add_argument("--post_process", default="", help="Python file with PostProcess(data), applied to what is compared")
+    how.add_argument("--pre_qtable", default="", help="table to start from; its lines stay as they are")
+    how.add_argument("--inference_num", type=int, help="samples that candidates are scored on (default 8 for pareto, else 30)")
+    how.add_argument("--benchmark_method", choices=("cos", "snr"), default="cos", help="score of search_threshold (default cos)")
+    how.add_argument("--cluster", action="store_true", help="search_qtable: cluster the losses and lift the worse cluster")
+    how.add_argument("--part_quantize", default="", help="quantize some op types only: N_mode, H_mode or custom_mode")
+    how.add_argument("--custom_operator", default="", help="op types for custom_mode, such as Conv,Add")
+    how.add_argument(
+        "--time_budget",
+        type=float,
+        default=0.0,
+        help="pareto: stop improving after so many seconds of scoring (default: when nothing improves)",
+    )
+    how.add_argument("--asymmetric", action="store_true", help="the model will be deployed with --asymmetric")
+    return how
+
+
+def options(
+    given: argparse.Namespace, calibrate: CalibrateOptions, kind: str, table: str = "", methods: Sequence[str] = (), loss_table: str = ""
+) -> SearchOptions:  # fmt: skip
+    """What the driver is asked, once the tool's own options are known."""
+    from bmflow.driver.search import Kind, SearchOptions
+
+    samples = given.inference_num if given.inference_num is not None else _SAMPLES.get(kind, 30)
+    return SearchOptions(
+        calibrate, Kind(kind), given.quantize_table, table, expected_cos=given.expected_cos,
+        expected_sqnr=-float("inf") if given.expected_sqnr is None else given.expected_sqnr, min_layer_cos=given.min_layer_cos,
+        max_float_layers=given.max_float_layers, methods=methods, float_type=given.fp_type, compare=given.global_compare_layers,
+        benchmark=given.benchmark_method, pre_qtable=given.pre_qtable, inference_num=samples, cluster=given.cluster,
+        part_quantize=given.part_quantize, custom_operator=common.comma_list(given.custom_operator), post_process=given.post_process,
+        time_budget=given.time_budget, asymmetric=given.asymmetric, loss_table=loss_table,
+    )  # fmt: skip

@@ -1,0 +1,146 @@
+"""Our own search, from tables and samples to the fastest quantize table within a bar and the Pareto set around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bmflow import artifacts
+from bmflow.codegen.generate import generate
+from bmflow.container import bmodel
+from bmflow.ir.module import Module
+from bmflow.passes.lowering import lower
+from bmflow.search import report
+from bmflow.search.cost import Cost, CostModel, Estimator
+from bmflow.search.journal import Scorer
+from bmflow.search.pareto import Bar, Found, Point, Search, knees
+from bmflow.search.report import Returned
+from bmflow.search.thresholds import choose_thresholds
+from bmflow.simulator import Simulator
+from bmflow.tables.calibration import CalibrationTable
+from bmflow.tables.precision import PrecisionTable
+from bmflow.target import Target
+
+if TYPE_CHECKING:
+    from bmflow.driver.search import Job
+
+BEST = "best"
+MOST_POINTS = 10
+"""Points of the Pareto set that are compiled as a whole and returned."""
+
+
+def estimator(processor: Target) -> Estimator:
+    """Compile a lowered module and let the simulator estimate it."""
+
+    def estimate(module: Module) -> Cost:
+        data = bmodel.write(generate(module, processor))
+        found = Simulator(bmodel.read(data)).estimate()
+        return Cost(found.total_cycles, len(data), {layer.name: layer.cycles for layer in found.layers})
+
+    return estimate
+
+
+def search_pareto(job: Job, scorer: Scorer, tables: Mapping[str, CalibrationTable], base: str) -> str:
+    """Choose thresholds, search, write everything; returns what is missing to the bar, empty when nothing is."""
+    from bmflow.driver.search import NEW_TABLE
+
+    options, table = job.options, tables[base]
+    if len(tables) > 1:
+        chosen = choose_thresholds(scorer, tables, base, job.bar)
+        table = chosen.table
+        table.save(Path(options.calibrate.table).parent / NEW_TABLE)
+        job.show(f"thresholds of {sum(method != base for method in chosen.methods.values())} layers differ from {base}: {NEW_TABLE}")
+    estimate = estimator(job.lowering.target)
+    fixed = dict(job.given) if options.pre_qtable or options.part_quantize else {}
+    start = frozenset() if fixed else frozenset(job.given)
+    bar = Bar(options.expected_cos, options.expected_sqnr)
+    found = Search(
+        scorer, CostModel(estimate, job.module.output_names), table, job.mode, bar, fixed, start, options.time_budget, job.bar, job.show
+    ).run()
+    best = found.best or min(found.points.values(), key=lambda point: point.score.noise)
+    returned = _write(job, found, best, table, fixed, estimate)
+    _say(job, found, best, returned)
+    if found.best is not None:
+        return ""
+    return f"no table reaches the bar; the best found, in {options.quantize_table}, has {bar.missing(best.score)}"
+
+
+def _write(
+    job: Job, found: Found, best: Point, table: CalibrationTable, fixed: Mapping[str, str], estimate: Estimator
+) -> list[Returned]:  # fmt: skip
+    """Compile the points to return, write their tables and the Pareto set; the points, fastest first."""
+    path, bends = job.options.quantize_table, knees(found.front)
+    compiled: list[Returned] = []
+    for point in job.bar(worth_returning(found.front, best, bends), MOST_POINTS, "compile the tables to return"):
+        lowered = lower(job.module, replace(job.lowering, table=table, precision=_precision(job, found, point, fixed)))
+        compiled.append(Returned(point, estimate(lowered), roles=_roles(point, best, bends)))
+    returned = [_named(one, path, bends) for one in undominated(compiled)]
+    for one in returned:
+        if one.file:
+            _precision(job, found, one.point, fixed).save(one.file)
+    header = {"network": job.module.name, "processor": job.lowering.target.name, "float": job.mode, "samples": job.options.inference_num}
+    artifacts.write_text(f"{path}_pareto.json", report.as_json(returned, header))
+    artifacts.write_text(f"{path}_pareto.csv", report.as_csv(returned))
+    title = f"{job.module.name} on {job.lowering.target.name}: INT8 and {job.mode}"
+    artifacts.write_text(f"{path}_pareto.svg", report.as_svg(returned, list(found.points.values()), title))
+    return returned
+
+
+def _named(one: Returned, path: str, bends: Sequence[Point]) -> Returned:
+    """With the file its table goes to, when it has a role."""
+    if BEST in one.roles:
+        return replace(one, file=path)
+    return replace(one, file=f"{path}_knee{bends.index(one.point) + 1}") if one.roles else one
+
+
+def worth_returning(front: Sequence[Point], best: Point, bends: Sequence[Point]) -> list[Point]:
+    """The best, the ends and the bends of a Pareto set, and others evenly, at most MOST_POINTS; fastest first."""
+    chosen = list(dict.fromkeys([best, front[0], front[-1], *bends]))[:MOST_POINTS]
+    spare = [point for point in front if point not in chosen]
+    room = min(MOST_POINTS - len(chosen), len(spare))
+    chosen += [spare[(2 * k + 1) * len(spare) // (2 * room)] for k in range(room)]
+    return sorted(chosen, key=lambda point: (point.cycles, point.score.noise))
+
+
+def undominated(points: Sequence[Returned]) -> list[Returned]:
+    """Those that no other one beats in noise and cycles of the whole; the best stays, rather than what beats it but misses the bar."""
+    best = next(one for one in points if BEST in one.roles)
+    rivals = [one for one in points if one is best or not _beats(one, best)]
+    return sorted((one for one in rivals if not any(_beats(other, one) for other in rivals)), key=lambda one: one.cost.cycles)
+
+
+def _beats(one: Returned, other: Returned) -> bool:
+    """At least as good in both, better in one; of equals the one with fewer layers in float."""
+    mine, others = ((x.cost.cycles, x.point.score.noise) for x in (one, other))
+    if mine == others:
+        return BEST not in other.roles and (BEST in one.roles or len(one.point.lifted) < len(other.point.lifted))
+    return mine[0] <= others[0] and mine[1] <= others[1]
+
+
+def _roles(point: Point, best: Point, bends: Sequence[Point]) -> tuple[str, ...]:
+    named = ((BEST, point == best), ("knee", point in bends))
+    return tuple(role for role, has in named if has)
+
+
+def _precision(job: Job, found: Found, point: Point, fixed: Mapping[str, str]) -> PrecisionTable:
+    modes = dict(fixed) | dict.fromkeys(point.lifted, job.mode)
+    given = {name: reason for name, reason in job.given_reasons.items() if name in fixed}
+    return job.precision(modes, report.reasons(found, point.lifted, given), job.options.inference_num)
+
+
+def _say(job: Job, found: Found, best: Point, returned: Sequence[Returned]) -> None:
+    integer, floating = found.points[frozenset()], found.points[frozenset(name for unit in found.units for name in unit)]
+    job.show(f"int8 outputs_cos:{integer.score.compatible:.6f} (0.5 + 0.5 * cos); {integer.score}")
+    job.show(f"mix model outputs_cos:{best.score.compatible:.6f} (0.5 + 0.5 * cos); {best.score}")
+    job.show(
+        f"estimated cycles (simulator, assumed rates): mix {best.cycles}, {best.cycles / integer.cycles:.3f} x INT8, "
+        f"{best.cycles / floating.cycles:.3f} x {job.mode}; {len(best.lifted)} layers in {job.mode}"
+    )
+    if not found.finished:
+        job.show("the time budget ended before nothing improved any more")
+    for one in returned:
+        role = f"  {' '.join(one.roles)} {one.file}" if one.roles else ""
+        job.show(f"  {one.cost.cycles:>12} cycles  {one.cost.bytes:>10} bytes  SQNR {one.point.score.sqnr:6.2f} dB{role}")
+    job.show(f"Output mix quantization table to {job.options.quantize_table}")

@@ -1,0 +1,264 @@
+"""run_qtable and run_calibration --search: tables, printed lines, what lies beside them, refusals, and models deployed with them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from bmflow.cli.model_deploy import main as deploy
+from bmflow.cli.model_transform import main as transform
+from bmflow.cli.run_calibration import main as calibrate
+from bmflow.cli.run_qtable import main
+from bmflow.tables.calibration import CalibrationTable
+from bmflow.tables.precision import PrecisionTable
+from onnx import TensorProto, helper, numpy_helper
+
+SEARCH = ["net.mlir", "--dataset", "data", "--chip", "bm1684x", "-o", "qtable", "--input_num", "3"]
+BASE = [*SEARCH, "--calibration_table", "table"]
+CALIBRATE = ["net.mlir", "--dataset", "data", "--input_num", "4", "-o", "table", "--quantize_table", "qtable", "--inference_num", "3"]
+BAR = ["--expected_cos", "0.5", "--expected_sqnr", "12"]
+BAD, SUM = "b_Conv", "s_Add"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """net.mlir, ten pictures in data/, and `table`: a convolution whose filters hold large weights for a channel that is always 0."""
+    rng = np.random.default_rng(1684)
+    folder = tmp_path_factory.mktemp("qtable")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        _build(rng)
+    return folder
+
+
+def _build(rng: np.random.Generator) -> None:
+    first, spoilt, last = (rng.normal(size=shape).astype(np.float32) / 3 for shape in ((64, 3, 3, 3), (64, 64, 3, 3), (64, 64, 3, 3)))
+    first[0] = 0
+    spoilt[:, 0] = 5000
+    conv = {"pads": [1, 1, 1, 1]}
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["y"], **conv), helper.make_node("Relu", ["y"], ["a"]),
+        helper.make_node("Conv", ["a", "w1"], ["b"], **conv), helper.make_node("Add", ["b", "a"], ["s"]),
+        helper.make_node("Conv", ["s", "w2"], ["z"], **conv),
+    ]  # fmt: skip
+    weights = {"w0": first, "w1": spoilt, "w2": last}
+    x, z = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, c, 64, 64]) for name, c in (("x", 3), ("z", 64)))
+    graph = helper.make_graph(nodes, "net", [x], [z], [numpy_helper.from_array(array, name) for name, array in weights.items()])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), "net.onnx")
+    scale = "0.01,0.01,0.01"
+    assert transform(["--model_name", "net", "--model_def", "net.onnx", "--mlir", "net.mlir", "--scale", scale]) == 0
+    Path("data").mkdir()
+    for i in range(10):
+        cv2.imwrite(f"data/{i}.png", rng.integers(0, 256, (64, 64, 3)).astype(np.uint8))
+    assert calibrate(["net.mlir", "--dataset", "data", "--cali_method", "max", "-o", "table"]) == 0
+
+
+@pytest.fixture
+def folder(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of `built` as the current folder."""
+    import shutil
+
+    place = tmp_path / "work"
+    shutil.copytree(built, place)
+    monkeypatch.chdir(place)
+    return place
+
+
+def test_the_default_search_lifts_the_layer_that_hurts_and_says_why(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*BASE, *BAR]) == 0
+    table = PrecisionTable.load("qtable")
+    assert table.modes[BAD] == "F16"
+    assert len(table.modes) < 4, "lifting everything would be slower"
+    assert table.reasons[BAD].startswith("noise source 1 of ")
+    assert (table.chip, table.mix_mode, table.samples) == ("bm1684x", "F16", 3)
+    printed = capsys.readouterr().out
+    for line in (
+        "int8 outputs_cos:0.",
+        "mix model outputs_cos:0.",
+        "(0.5 + 0.5 * cos); plain cosine",
+        "Output mix quantization table to qtable",
+    ):
+        assert line in printed
+    assert "simulator, assumed rates" in printed
+
+
+def test_the_pareto_set_lies_beside_the_table(folder: Path) -> None:
+    assert main([*BASE, *BAR]) == 0
+    found = json.loads(Path("qtable_pareto.json").read_text())
+    points = found["points"]
+    assert [point["cycles"] for point in points] == sorted(point["cycles"] for point in points)
+    for one in points:
+        for other in points:
+            assert one is other or one["cycles"] < other["cycles"] or one["sqnr_db"] > other["sqnr_db"]
+    [best] = [point for point in points if "best" in point["role"]]
+    assert best["table"] == "qtable"
+    assert BAD in best["modes_float"]
+    assert Path("qtable_pareto.csv").read_text().count("\n") == len(points) + 1
+    assert ElementTree.parse("qtable_pareto.svg").getroot().tag.endswith("svg")
+    for point in points:
+        if "knee" in point["role"]:
+            assert sorted(PrecisionTable.load(point["table"]).modes) == point["modes_float"]
+
+
+def test_points_are_what_model_deploy_makes_of_their_tables(folder: Path) -> None:
+    main([*BASE, *BAR])
+    [best] = [point for point in json.loads(Path("qtable_pareto.json").read_text())["points"] if "best" in point["role"]]
+    options = ["--mlir", "net.mlir", "--chip", "bm1684x", "--quantize", "INT8", "--calibration_table", "table", "--model", "m.bmodel"]
+    assert deploy([*options, "--quantize_table", "qtable"]) == 0
+    assert Path("m.bmodel").stat().st_size == best["bytes"]
+    profile = Path("m.bmodel.compiler_profile_0.txt")
+    assert not profile.exists() or str(best["cycles"]) in profile.read_text()
+
+
+def test_a_second_run_reads_the_journal_and_writes_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([*BASE, *BAR])
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name.startswith("qtable") and path.is_file()}
+    assert main([*BASE, *BAR]) == 0
+    assert {name: Path(name).read_bytes() for name in files} == files
+
+
+def test_a_bar_nothing_reaches_exits_3_with_the_best_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*BASE, "--expected_sqnr", "150"]) == 3
+    assert "expected 150 dB" in capsys.readouterr().err
+    assert len(PrecisionTable.load("qtable").modes) > 1
+
+
+def test_given_lines_stay(folder: Path) -> None:
+    Path("given").write_text(f"{BAD} F32\n")
+    assert main([*BASE, *BAR, "--pre_qtable", "given"]) == 0
+    assert PrecisionTable.load("qtable").modes[BAD] == "F32"
+
+
+def test_search_qtable_prints_its_lines_and_writes_losses(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*BASE, "--search", "search_qtable", "--expected_cos", "0.999", "--max_float_layers", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "int8 outputs_cos:0." in printed
+    assert " old\n" in printed
+    assert "success search_qtable" in printed
+    assert BAD in PrecisionTable.load("qtable").modes
+    first = next(line for line in Path("full_loss_table.txt").read_text().splitlines() if line.startswith("No."))
+    assert BAD in first
+
+
+def test_mix_search_lifts_what_is_off_by_itself(folder: Path) -> None:
+    assert main([*BASE, "--search", "mix_search", "--expected_cos", "0.999", "--loss_table", "losses"]) == 0
+    assert BAD in PrecisionTable.load("qtable").modes
+    assert "mix_mode: F16" in Path("losses").read_text()
+
+
+def test_a_float_type_other_than_auto_is_used(folder: Path) -> None:
+    assert main([*BASE, *BAR, "--fp_type", "bf16"]) == 0
+    assert set(PrecisionTable.load("qtable").modes.values()) == {"BF16"}
+
+
+def test_outputs_can_be_post_processed(folder: Path) -> None:
+    Path("post.py").write_text("def PostProcess(data):\n    return {'sum': next(iter(data.values())).sum(1)}\n")
+    assert main([*BASE, "--expected_cos", "0.5", "--post_process", "post.py"]) == 0
+
+
+def test_parts_of_the_network_stay_in_float(folder: Path) -> None:
+    assert main([*BASE, "--expected_cos", "0.5", "--part_quantize", "custom_mode", "--custom_operator", "Conv"]) == 0
+    table = PrecisionTable.load("qtable")
+    assert table.reasons[SUM] == "custom layers"
+
+
+def test_run_calibration_searches_with_thresholds_chosen_layer_by_layer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert calibrate([*CALIBRATE, "--search", "pareto", *BAR]) == 0
+    assert "scored on 3 samples, none of which calibrates" in capsys.readouterr().out
+    chosen = CalibrationTable.load("new_cali_table.txt")
+    assert list(chosen.ranges) == list(CalibrationTable.load("table").ranges)
+    assert chosen.weights
+    assert any(note.startswith("thresholds chosen by output noise") for note in chosen.notes)
+    assert {"table_kl_tune", "table_mse", "table_max", "table_percentile9999"} <= {path.name for path in folder.iterdir()}
+    assert BAD in PrecisionTable.load("qtable").modes
+
+
+def test_run_calibration_search_threshold_copies_the_best_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert calibrate([*CALIBRATE, "--search", "search_threshold", "--expected_cos", "0.1"]) == 0
+    best = capsys.readouterr().out.partition("best threshold table: ")[2].partition(",")[0]
+    assert Path("table").read_bytes() == Path(f"table_{best}").read_bytes()
+
+
+def test_run_calibration_search_qtable_writes_the_table_to_deploy_with(folder: Path) -> None:
+    options = ["--search", "search_qtable", "--quantize_method_list", "mse,max", "--expected_cos", "0.999", "--max_float_layers", "2"]
+    assert calibrate([*CALIBRATE, *options]) == 0
+    assert BAD in PrecisionTable.load("qtable").modes
+    rows = [CalibrationTable.load(name).ranges for name in ("new_cali_table.txt", "table_mse_tune", "table_max_tune")]
+    assert all(rows[0][name] in (rows[1][name], rows[2][name]) for name in rows[0])
+
+
+def test_corrections_come_before_the_search(folder: Path) -> None:
+    assert calibrate([*CALIBRATE, "--search", "pareto", "--bc", "--expected_cos", "0.5"]) == 0
+    assert Path("net_bc.mlir").is_file()
+    assert CalibrationTable.load("new_cali_table.txt").mlir == "net_bc.mlir"
+
+
+def _files(folder: Path) -> None:
+    Path("odd_table").write_text("z_Konv 1 -1 1\n")
+    Path("odd_qtable").write_text("b_Konv F16\n")
+    Path("odd_type").write_text("b_Conv F17\n")
+    Path("raises.py").write_text("1 / 0\n")
+    Path("empty.py").write_text("x = 1\n")
+
+
+REFUSED = {
+    "table of another network": ([*SEARCH, "--calibration_table", "odd_table"], "z_Konv (did you mean z_Conv"),
+    "no table": ([*SEARCH, "--calibration_table", "none"], "none: cannot be read"),
+    "layer of pre_qtable": ([*BASE, "--pre_qtable", "odd_qtable"], "b_Konv (did you mean b_Conv"),
+    "type of pre_qtable": ([*BASE, "--pre_qtable", "odd_type"], "no known type"),
+    "type the processor lacks": ([*BASE, "--fp_type", "F8"], "--fp_type F8: bm1684x has F16, F32, BF16"),
+    "compared layer": ([*BASE, "--global_compare_layers", "z_Konv"], "z_Konv (did you mean z_Conv"),
+    "weights": ([*BASE, "--global_compare_layers", "z_Conv:0.3,b_Conv:0.3"], "they must sum to 1"),
+    "part": ([*BASE, "--part_quantize", "M_mode"], "choose from N_mode, H_mode, custom_mode"),
+    "no operators": ([*BASE, "--part_quantize", "custom_mode"], "needs --custom_operator"),
+    "operator": ([*BASE, "--part_quantize", "custom_mode", "--custom_operator", "Konv"], "did you mean Conv"),
+    "post process raises": ([*BASE, "--post_process", "raises.py"], "ZeroDivisionError"),
+    "no post process": ([*BASE, "--post_process", "empty.py"], "expected a function PostProcess"),
+    "cosine": ([*BASE, "--expected_cos", "1.5"], "--expected_cos 1.5: expected a cosine"),
+    "samples": ([*BASE[:-2], "--calibration_table", "table", "--inference_num", "0"], "--inference_num: expected 1 or more"),
+    "loss table": ([*BASE, "--loss_table", "x"], "pareto writes its figures"),
+    "folder": ([*BASE, "-o", "absent/qtable"], "absent/qtable: cannot write here"),
+    "processor": ([*BASE, "--chip", "bm1685x"], "did you mean bm1684x"),
+    "processor without code": ([*BASE, "--chip", "bm1690"], "code generation is not supported yet"),
+    "no samples": ([*BASE[:1], *BASE[3:]], "no samples given"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_exits_2_with_one_paragraph_and_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
+    _files(folder)
+    before = {path.name for path in folder.iterdir()}
+    options, message = REFUSED[case]
+    assert main(options) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert {path.name for path in folder.iterdir()} == before
+
+
+CALIBRATION_REFUSED = {
+    "no quantize table": ([*CALIBRATE[:7], "--search", "pareto"], "needs --quantize_table"),
+    "method": ([*CALIBRATE, "--search", "search_qtable", "--quantize_method_list", "mze"], "did you mean mse"),
+}
+
+
+@pytest.mark.parametrize("case", CALIBRATION_REFUSED)
+def test_run_calibration_refuses_searches_it_cannot_do(folder: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
+    options, message = CALIBRATION_REFUSED[case]
+    assert calibrate(options) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_teaches_and_needs_no_heavy_import() -> None:
+    code = "import sys\nfrom bmflow.cli.run_qtable import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print(sorted({'numpy', 'onnx', 'onnxruntime', 'xdsl', 'cv2'} & sys.modules.keys()), file=sys.stderr)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stderr.strip() == "[]"
+    assert "run_qtable yolov5n.mlir --dataset coco2017-calib --calibration_table yolov5n_cali_table --chip bm1684x" in result.stdout
