@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bmflow.explain.diagnose import Fault, Remedy
-from bmflow.explain.tally import Error
+from bmflow.explain.diagnose import Remedy
 from bmflow.explain.texts import decibels, percent
 
 if TYPE_CHECKING:
@@ -18,13 +17,15 @@ if TYPE_CHECKING:
 
 GOOD = 1e-4
 """Noise of the outputs (40 dB) below which there is nothing to do."""
-_GAIN = 0.05
+GAIN = 0.05
+"""Part of the measured noise that a remedy must take away to be named."""
+ASKS = 0.1
 WHY = {
     Remedy.EQUALIZE: "give every channel its own scale: their ranges lie too far apart for one",
     Remedy.KEEP_LARGEST: "calibrate with method max: thresholds clip values that matter",
     Remedy.PART_ASYMMETRIC: "give the SiLUs zero points: half of their range is unused",
     Remedy.ASYMMETRIC: "deploy with zero points: half of the range of one-sided layers is unused",
-    Remedy.FLOAT: "leave the worst layers in float: no 8-bit form suits them",
+    Remedy.FLOAT: "leave the layers that stay worst in float",
 }
 
 
@@ -45,7 +46,7 @@ class Situation:
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to do: the part of the measured noise behind it, how many layers ask for it, and the commands."""
+    """One thing to do: the part of the measured noise that it takes away, in how many layers, and the commands."""
 
     remedy: Remedy
     share: float
@@ -53,8 +54,9 @@ class Step:
     commands: tuple[str, ...]
 
     def __str__(self) -> str:
-        who = f"{self.layers} of the layers measured ask for it; it meets an estimated {percent(self.share)} of their noise at the outputs"
-        return f"{WHY[self.remedy]} ({who})"
+        if self.remedy is Remedy.FLOAT:
+            return f"{WHY[self.remedy]}, {self.layers} of them to begin with"
+        return f"{WHY[self.remedy]} (an estimated {percent(self.share)} of the noise measured at the outputs, in {self.layers} layers)"
 
 
 @dataclass(frozen=True)
@@ -80,37 +82,19 @@ def advise(network: Score, layers: Sequence[LayerReport], situation: Situation) 
 
 
 def _steps(layers: Sequence[LayerReport], situation: Situation) -> list[Step]:
-    """What makes 8 bits better comes first, float layers, which cost time, last."""
-    by_name = {layer.name: layer for layer in layers}
-    votes: dict[Remedy, float] = {}
-    counts: dict[Remedy, int] = {}
-    total = 0.0
-    for layer in layers:
-        if not layer.output_noise or not layer.in_int8:
-            continue
-        remedy, part = remedy_of(layer, by_name)
-        total += layer.output_noise
-        votes[remedy] = votes.get(remedy, 0.0) + part * layer.output_noise
-        counts[remedy] = counts.get(remedy, 0) + 1
-    ranked = sorted(votes, key=lambda remedy: (remedy is Remedy.FLOAT, -votes[remedy]))
-    worth = [remedy for remedy in ranked if votes[remedy] >= _GAIN * total]
-    return [Step(r, votes[r] / total, counts[r], _commands(r, situation, counts[r])) for r in worth]
-
-
-def remedy_of(layer: LayerReport, others: Mapping[str, LayerReport]) -> tuple[Remedy, float]:
-    """What helps a layer, and against which part of its noise; where an operand is to blame, what helps that.
-
-    A float type helps against all of it when nothing better is known.
-    """
-    seen = set[str]()
-    while layer.diagnosis and layer.diagnosis.fault is Fault.OPERAND and layer.diagnosis.operand in others and layer.name not in seen:
-        seen.add(layer.name)
-        layer = others[layer.diagnosis.operand]
-    diagnosis = layer.diagnosis
-    if diagnosis is None or diagnosis.remedy in (Remedy.NONE, Remedy.FLOAT):
-        return Remedy.FLOAT, 1.0
-    noise = max(layer.noise(Error.ALONE) or 0.0, layer.noise(Error.STORED) or 0.0)
-    return diagnosis.remedy, min(diagnosis.noise / noise, 1.0) if noise else 0.0
+    """Remedies by the noise at the outputs that they take away; float layers, which cost time, last and for what then remains."""
+    measured = [(layer, layer.output_noise) for layer in layers if layer.in_int8 and layer.output_noise]
+    total = sum(noise for _, noise in measured)
+    saved = {remedy: sum(noise * layer.savings.get(remedy, 0.0) for layer, noise in measured) for remedy in Remedy}
+    asking = {remedy: sum(layer.savings.get(remedy, 0.0) > ASKS for layer, _ in measured) for remedy in Remedy}
+    if saved[Remedy.PART_ASYMMETRIC] >= saved[Remedy.ASYMMETRIC]:  # one of both: the other adds nothing
+        del saved[Remedy.ASYMMETRIC]
+    else:
+        del saved[Remedy.PART_ASYMMETRIC]
+    worth = sorted((remedy for remedy, noise in saved.items() if noise >= GAIN * total > 0), key=lambda remedy: -saved[remedy])
+    steps = [Step(remedy, saved[remedy] / total, asking[remedy], _commands(remedy, situation, 0)) for remedy in worth]
+    worst = sum(noise > total / (2 * len(measured)) for _, noise in measured)
+    return [*steps, Step(Remedy.FLOAT, 0.0, worst, _commands(Remedy.FLOAT, situation, worst))] if worst else steps
 
 
 def _commands(remedy: Remedy, situation: Situation, layers: int) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from enum import Enum
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bmflow.calibration.patterns import one_sided
 from bmflow.correction.channel_graph import ChannelGraph, is_argument
@@ -22,20 +23,25 @@ from bmflow.explain.texts import decibels, percent
 from bmflow.ir.layer import LayerOp, layer_name
 from bmflow.ir.structure import TopInputOp, TopWeightOp
 from bmflow.ir.types import Quantization, is_none, shape_of
+from bmflow.ir.values import SSAValue
 from bmflow.passes.lowering.conv import quantize_filter
 from bmflow.passes.lowering.propagate import activations
-from bmflow.passes.lowering.ranges import Interval, quantize
+from bmflow.passes.lowering.ranges import Interval, feeds_scaled_active, quantize
 from bmflow.passes.rewrite import users
+from bmflow.tables.calibration import Range
 
 LEAST = 3e-5
 """Noise (-45 dB) below which a fault is not worth a sentence."""
 WEAK = 1 / 32
 """A channel that uses less of the range keeps less than three bits and its sign."""
-NARROW = 0.35
-"""Half of the channels using less of the range is a fault, too: each lacks a bit and a half."""
+NARROW = 0.5
+"""Half of the channels using less of the range is a fault, too: each lacks a bit."""
 CLIPPED = 0.01
 ONE_SIDED = 0.1
+LEAST_BITS = 0.2
 HALF = 0.5
+POOR = 3e-4
+"""Noise (-35 dB) above which what a layer reads may be to blame."""
 WORTH = 0.1
 """A fault is told when it makes this part of the layer's noise."""
 
@@ -82,12 +88,11 @@ class Patient:
     tally: Tally
     quantization: Quantization
     interval: Interval
-    clinic: Clinic
-
-    @property
-    def asymmetric(self) -> bool:
-        """Whether it has a zero point."""
-        return self.op.layer_name in self.clinic.bench.analysis.asymmetric
+    row: Range | None
+    asymmetric: bool
+    one_sided: bool
+    scalable: NDArray[np.bool_]
+    """Channels that --we can give a scale of their own."""
 
     @cached_property
     def rounding(self) -> Reals:
@@ -97,11 +102,43 @@ class Patient:
 
     @cached_property
     def shares(self) -> Reals:
-        """Part of the range that each channel uses."""
+        """Part of the range that each channel uses, at most 1."""
         if self.asymmetric:
-            low, high = (limit - self.quantization.zero_point for limit in self.quantization.dtype.limits)
-            return (self.tally.high - self.tally.low) / ((high - low) * self.quantization.scale)
-        return self.tally.peaks / self.interval.threshold
+            low, high = self.quantization.dtype.limits
+            used = (self.tally.high - self.tally.low) / ((high - low) * self.quantization.scale)
+        else:
+            used = self.tally.peaks / self.interval.threshold
+        return np.minimum(used, 1.0)
+
+    @property
+    def has_fixed_range(self) -> bool:
+        """Whether the range is the same whatever calibration finds."""
+        return feeds_scaled_active(self.op) or self.interval == Interval(0.0, 1.0)
+
+    @property
+    def finer_with_zero_point(self) -> float:
+        """How much finer steps get with a zero point; the table's extremes bound the values then, not its threshold."""
+        if self.row is None or self.row.high <= self.row.low:
+            return 1.0
+        return self.quantization.scale / quantize(Interval(self.row.low, self.row.high), asymmetric=True).scale
+
+    @property
+    def coarser_with_largest(self) -> float:
+        """How much coarser steps get when nothing is clipped."""
+        return max(float(self.tally.peaks.max()) / self.interval.threshold, 1.0)
+
+    @cached_property
+    def savings(self) -> dict[Remedy, float]:
+        """How much of the noise of storing the result each remedy takes away, as far as the tally tells; what it adds counts against it."""
+        rounding, clipping = float(self.rounding.mean()), self.tally.noise(Error.CLIPPED) or 0.0
+        own_scale = np.where(self.scalable & ~self.tally.constant, self.rounding * (1 - self.shares**2), 0)
+        found = {Remedy.EQUALIZE: float(own_scale.mean())}
+        if not self.has_fixed_range and not self.asymmetric:
+            found[Remedy.KEEP_LARGEST] = rounding + clipping - rounding * self.coarser_with_largest**2
+        if not self.has_fixed_range and not self.asymmetric:
+            found[Remedy.ASYMMETRIC] = rounding + clipping - rounding / self.finer_with_zero_point**2
+            found |= {Remedy.PART_ASYMMETRIC: found[Remedy.ASYMMETRIC]} if self.one_sided else {}
+        return found
 
     @property
     def excess(self) -> float:
@@ -114,51 +151,80 @@ class Clinic:
 
     def __init__(self, bench: Bench, tallies: Mapping[str, Tally]) -> None:
         self.bench, self.tallies = bench, tallies
-        self.one_sided = set(one_sided(bench.module))
+        self._one_sided = set(one_sided(bench.module))
         self._graph = ChannelGraph(bench.module)
+        table = bench.options.table
+        rows = table.ranges if table else {}
+        self.patients = {
+            name: self._admit(op, quantization, rows.get(name))
+            for name, op in bench.ops.items()
+            if (quantization := bench.quantization(name))
+        }
+
+    def _admit(self, op: LayerOp, quantization: Quantization, row: Range | None) -> Patient:
+        name = op.layer_name
+        return Patient(
+            op, self.tallies[name], quantization, self.bench.analysis.ranges[name], row, name in self.bench.analysis.asymmetric,
+            name in self._one_sided, self.scalable(op.results[0], len(self.tallies[name].power)),
+        )  # fmt: skip
 
     def diagnose(self, name: str) -> Diagnosis | None:
         """What is wrong with a layer; None when nothing is worth a sentence."""
-        quantization, op = self.bench.quantization(name), self.bench.ops[name]
-        if quantization is None or isinstance(op, TopInputOp):
+        patient = self.patients.get(name)
+        if patient is None or isinstance(patient.op, TopInputOp):
             return None
-        patient = Patient(op, self.tallies[name], quantization, self.bench.analysis.ranges[name], self)
         least = max(LEAST, WORTH * (patient.tally.noise(Error.ALONE) or 0.0))
-        found = [diagnosis for rule in RULES if (diagnosis := rule(patient)) and diagnosis.noise >= least]
+        found = [diagnosis for rule in RULES if (diagnosis := rule(patient, self)) and diagnosis.noise >= least]
         return max(found, key=lambda diagnosis: diagnosis.noise, default=None) or _constant(patient)
+
+    def savings(self, name: str) -> dict[Remedy, float]:
+        """Part of the noise of a layer alone in INT8 that each remedy takes away, from its result and from the worst of what it reads."""
+        patient = self.patients.get(name)
+        alone = patient.tally.noise(Error.ALONE) if patient else None
+        if patient is None or not alone:
+            return {}
+        total = dict(patient.savings)
+        worst = self.worst_operand(patient)
+        if worst and (stored := self.stored_noise(worst)):
+            for remedy, saved in self.patients[worst].savings.items():
+                total[remedy] = total.get(remedy, 0.0) + patient.excess * saved / stored
+        return {remedy: min(saved / alone, 1.0) for remedy, saved in total.items()}
+
+    def worst_operand(self, patient: Patient) -> str:
+        """The layer among those it reads whose stored values are worst; empty when there is none."""
+        names = [name for name in map(layer_name, activations(patient.op)) if name in self.patients]
+        return max(names, key=self.stored_noise, default="")
 
     def stored_noise(self, name: str) -> float:
         """Noise of storing a layer in 8 bits; of layers that only move values, 0."""
         tally = self.tallies.get(name)
         return (tally.noise(Error.STORED) or 0.0) if tally else 0.0
 
-    def can_scale(self, op: LayerOp, channels: np.ndarray) -> bool:
-        """Whether --we can give these channels of a layer scales of their own."""
-        value = op.results[0]
-        return len(shape_of(value)) == 4 and (is_argument(value) or not self._graph.fixed(value)[channels].any())
+    def scalable(self, value: SSAValue, channels: int) -> NDArray[np.bool_]:
+        """Channels that --we can give a scale of their own."""
+        if len(shape_of(value)) != 4:
+            return np.zeros(channels, np.bool_)
+        return np.full(channels, True) if is_argument(value) else ~self._graph.fixed(value)
 
 
-Rule = Callable[[Patient], Diagnosis | None]
+Rule = Callable[[Patient, Clinic], Diagnosis | None]
 
 
-def _clipped(patient: Patient) -> Diagnosis | None:
+def _clipped(patient: Patient, clinic: Clinic) -> Diagnosis | None:
     tally, share = patient.tally, patient.tally.clipped_share
-    if not tally.clipped:
-        return None
     noise, rounding = tally.noise(Error.CLIPPED) or 0.0, float(patient.rounding.mean())
-    if share < CLIPPED and noise < 4 * rounding:
+    if not tally.clipped or (share < CLIPPED and noise < 4 * rounding):
         return None
-    low, high = float(tally.low.min()), float(tally.high.max())
-    wider = max(high - patient.interval.high, patient.interval.low - low, 0.0) / patient.interval.threshold + 1
-    keeps = rounding * wider**2 < rounding + noise
+    keeps = patient.savings.get(Remedy.KEEP_LARGEST, 0.0) > 0
     remedy = Remedy.KEEP_LARGEST if keeps else Remedy.FLOAT
     advice = "method max keeps them" if keeps else "keeping them would cost more in coarse steps than it saves, a float type does both"
+    low, high = tally.low.min(), tally.high.max()
     text = f"the threshold {patient.interval.threshold:.4g} clips {percent(share)} of the values, which reach from {low:.4g} to {high:.4g}; {advice}"
     return Diagnosis(Fault.CLIPPED, noise, remedy, text)
 
 
-def _spread(patient: Patient) -> Diagnosis | None:
-    living, shares = ~patient.tally.constant, np.minimum(patient.shares, 1.0)
+def _spread(patient: Patient, clinic: Clinic) -> Diagnosis | None:
+    living, shares = ~patient.tally.constant, patient.shares
     if living.sum() < 2:
         return None
     weak = living & (shares <= WEAK)
@@ -169,7 +235,7 @@ def _spread(patient: Patient) -> Diagnosis | None:
     noise = float(
         np.where(living, patient.rounding * (1 - shares**2), 0).mean()
     )  # a scale of its own makes a channel's steps so much finer
-    remedy = Remedy.EQUALIZE if patient.clinic.can_scale(patient.op, few) else Remedy.FLOAT
+    remedy = Remedy.EQUALIZE if patient.scalable[few].all() else Remedy.FLOAT
     advice = "equalization (--we) helps" if remedy is Remedy.EQUALIZE else "their scale is tied here, a float type keeps them"
     count, used = int(few.sum()), percent(float(shares[few].max()))
     text = f"{count} of {len(few)} output channels use {'at most ' if count > 1 else ''}{used} of the range{_who_stretches(patient, few)}; {advice}"
@@ -184,21 +250,24 @@ def _who_stretches(patient: Patient, weak: np.ndarray) -> str:
     return f", which {'channel' if len(far) == 1 else 'channels'} {', '.join(map(str, far))} {'stretches' if len(far) == 1 else 'stretch'}"
 
 
-def _half_unused(patient: Patient) -> Diagnosis | None:
+def _half_unused(patient: Patient, clinic: Clinic) -> Diagnosis | None:
     interval, tally = patient.interval, patient.tally
     low, high = float(tally.low.min()), float(tally.high.max())
     short, long = min(-low, high), max(-low, high)
     if patient.asymmetric or not interval.signed or short > ONE_SIDED * interval.threshold or long < HALF * interval.threshold:
         return None
-    finer = _finer_with_zero_point(patient)
-    if finer <= 1:
+    noise = patient.savings.get(Remedy.ASYMMETRIC, 0.0)
+    if noise <= 0:
         return None
-    noise, bits = (1 - finer**-2) * float(patient.rounding.mean()), float(np.log2(finer))
+    stored = float(patient.rounding.mean()) + (tally.noise(Error.CLIPPED) or 0.0)
+    bits = float(np.log2(stored / (stored - noise))) / 2
+    if bits < LEAST_BITS:
+        return None
     gains = "gains a bit" if bits > 0.9 else f"gains {bits:.1f} bits"
     behind = f" behind {patient.op.name.removeprefix('top.')}" if patient.op.name in ("top.SiLU", "top.ScaledActive") else ""
-    if patient.op.layer_name in patient.clinic.one_sided:
+    if patient.one_sided:
         remedy, advice = Remedy.PART_ASYMMETRIC, f"--part_asymmetric {gains}"
-    elif patient.clinic.bench.options.target.asymmetric:
+    elif clinic.bench.options.target.asymmetric:
         remedy, advice = Remedy.ASYMMETRIC, f"model_deploy --asymmetric {gains}"
     else:
         remedy, advice = Remedy.FLOAT, "this processor has no zero points, only a float type gains the bit"
@@ -206,21 +275,12 @@ def _half_unused(patient: Patient) -> Diagnosis | None:
     return Diagnosis(Fault.HALF_UNUSED, noise, remedy, text)
 
 
-def _finer_with_zero_point(patient: Patient) -> float:
-    """How much finer the steps would be; the table's extremes then bound the values, not its threshold."""
-    table = patient.clinic.bench.options.table
-    row = table.ranges.get(patient.op.layer_name) if table else None
-    if row is None or row.high <= row.low:
-        return 1.0
-    return patient.quantization.scale / quantize(Interval(row.low, row.high), asymmetric=True).scale
-
-
-def _loose(patient: Patient) -> Diagnosis | None:
+def _loose(patient: Patient, clinic: Clinic) -> Diagnosis | None:
     share = float(patient.shares.max() if not patient.asymmetric else _span(patient.tally) / _width(patient))
     if share > HALF or share <= 0:
         return None
     noise, bits = (1 - share**2) * float(patient.rounding.mean()), -np.log2(share)
-    partner = _shares_range_with(patient)
+    partner = _shares_range_with(patient, clinic)
     cause = (
         f"it shares the range of {partner}"
         if partner
@@ -239,36 +299,29 @@ def _width(patient: Patient) -> float:
     return (high - low) * patient.quantization.scale
 
 
-def _shares_range_with(patient: Patient) -> str:
+def _shares_range_with(patient: Patient, clinic: Clinic) -> str:
     """A neighbour with the same range, whose own values need it."""
     near = [user.layer_name for user in users(patient.op.results[0]) if isinstance(user, LayerOp)]
     near += [layer_name(value) for value in activations(patient.op)]
-    ranges, tallies = patient.clinic.bench.analysis.ranges, patient.clinic.tallies
+    ranges, tallies = clinic.bench.analysis.ranges, clinic.tallies
     fits = [name for name in near if ranges.get(name) == patient.interval and name in tallies]
     return next((name for name in fits if tallies[name].peaks.max() > 1.5 * patient.tally.peaks.max()), "")
 
 
-def _weights(patient: Patient) -> Diagnosis | None:
+def _weights(patient: Patient, clinic: Clinic) -> Diagnosis | None:
     op, excess = patient.op, patient.excess
     if not isinstance(op, TopConvOp) or not isinstance(op.filter.owner, TopWeightOp) or not excess:
         return None
-    filters = patient.clinic.bench.module.weight(op.filter)
+    filters = clinic.bench.module.weight(op.filter)
     noise = filter_noise(filters, not is_none(op.bias))
     if noise < excess / 2:
         return None
-    source, spread = op.input.owner, _column_spread(filters)
-    free = (
-        op["group"] == 1
-        and isinstance(source, LayerOp)
-        and patient.clinic.can_scale(source, np.ones(filters.shape[1], np.bool_))
-    )  # fmt: skip
+    spread = _column_spread(filters)
+    free = spread > 2 and op["group"] == 1 and bool(clinic.scalable(op.input, filters.shape[1]).all())
     remedy, advice = (Remedy.EQUALIZE, "equalization (--we) balances them") if free else (Remedy.FLOAT, "a float type keeps them")
-    text = (
-        f"its weights keep {decibels(noise)} in 8 bits, those of different input channels lie {spread:.0f} times apart; {advice}"
-        if spread > 2
-        else f"its weights keep {decibels(noise)} in 8 bits; {advice}"
-    )
-    return Diagnosis(Fault.WEIGHTS, min(noise, excess), remedy if spread > 2 else Remedy.FLOAT, text)
+    apart = f", those of different input channels lie {spread:.0f} times apart" if spread > 2 else ""
+    text = f"its weights keep {decibels(noise)} in 8 bits{apart}; {advice}"
+    return Diagnosis(Fault.WEIGHTS, min(noise, excess), remedy, text)
 
 
 def filter_noise(filters: np.ndarray, has_bias: bool) -> float:
@@ -285,13 +338,12 @@ def _column_spread(filters: np.ndarray) -> float:
     return float(columns.max() / columns.min()) if len(columns) > 1 else 1.0
 
 
-def _operand(patient: Patient) -> Diagnosis | None:
-    names = [layer_name(value) for value in activations(patient.op)]
-    if not names or not patient.excess:
+def _operand(patient: Patient, clinic: Clinic) -> Diagnosis | None:
+    worst = clinic.worst_operand(patient)
+    if not worst or not patient.excess:
         return None
-    worst = max(names, key=patient.clinic.stored_noise)
-    noise = patient.clinic.stored_noise(worst)
-    if noise < patient.excess / 4 or patient.excess < 2 * (patient.tally.noise(Error.STORED) or 0.0):
+    noise = clinic.stored_noise(worst)
+    if noise < max(POOR, patient.excess / 4) or patient.excess < 2 * (patient.tally.noise(Error.STORED) or 0.0):
         return None
     text = f"what it reads is to blame: {worst} keeps {decibels(noise)} in 8 bits; see there"
     return Diagnosis(Fault.OPERAND, patient.excess, Remedy.NONE, text, worst)

@@ -11,7 +11,6 @@ from bmflow.explain import picture
 from bmflow.explain.report import LayerReport, Report
 from bmflow.explain.tally import Error
 from bmflow.explain.texts import decibels, percent, times, to_decibels
-from bmflow.search.scores import Score
 
 _COLUMNS = ("layer", "type", "values", "threshold", "clipped", "to 0", "spread", "stored", "alone", "accum.")
 
@@ -69,7 +68,8 @@ def _card(report: Report):
         fault = f"<p class=diagnosis>{escape(layer.diagnosis.text)}</p>" if layer.diagnosis else ""
         shape = "x".join(map(str, layer.shape))
         return (
-            f"<article><h3><code>{escape(layer.name)}</code> <span class=kind>{escape(layer.kind)} {shape}</span>{_chip(layer)}</h3>{fault}"
+            f"<article><h3><code>{escape(layer.name)}</code> <span class=kind>{escape(layer.kind)} {shape}</span>{_chip(layer)}"
+            f"<span class=kind>{escape(layer.why)}</span></h3>{fault}"
             f"<div class=body>{picture.histogram(layer)}<dl>{facts}</dl></div></article>"
         )
 
@@ -82,21 +82,19 @@ def _chip(layer: LayerReport) -> str:
 
 def _facts(layer: LayerReport, report: Report) -> list[tuple[str, str]]:
     tally = layer.tally
-    facts = [
+    return [
         ("values seen", _range(layer)), ("threshold", _threshold(layer)), ("clipped", percent(tally.clipped_share)),
         ("rounded to 0", percent(tally.vanished_share)), ("channel spread", times(tally.spread)),
         ("stored", decibels(layer.noise(Error.STORED))), ("alone", decibels(layer.noise(Error.ALONE))),
         ("accumulated", decibels(layer.noise(Error.ACCUMULATED))), ("outputs, alone", decibels(layer.output_noise)),
-        ("outputs, lifted", _gain(layer.effect and layer.effect.lifted, report)),
-        ("outputs, with readers", _gain(layer.effect and layer.effect.freed, report)),
+        ("lifted, with readers", _gains(layer, report)),
     ]  # fmt: skip
-    return [*facts, ("type", f"{escape(layer.mode)}, {escape(layer.why)}")]
 
 
-def _gain(score: Score | None, report: Report) -> str:
-    if score is None:
-        return "–"
-    return f"{decibels(score.noise)} ({to_decibels(score.noise) - to_decibels(report.network.noise):+.2f})"
+def _gains(layer: LayerReport, report: Report) -> str:
+    scores = [score for score in (layer.effect.lifted, layer.effect.freed) if score] if layer.effect else []
+    gains = [f"{to_decibels(score.noise) - to_decibels(report.network.noise):+.2f}" for score in scores]
+    return f"{', '.join(gains)} dB" if gains else "–"
 
 
 def _range(layer: LayerReport) -> str:
@@ -147,10 +145,10 @@ def _how_to_read(report: Report) -> str:
         ("alone", "The layer computed in INT8 from float values, everything else in float: range, weights and operands together."),
         ("accumulated", "The layer inside the 8-bit network, with all that went wrong before it."),
         ("outputs, alone", "SQNR of the network outputs when nothing but this layer computes in INT8."),
-        ("outputs, lifted; with readers", "SQNR of the network outputs when this layer alone is lifted to float, and the gain over the 8-bit "
-         "network. Readers in INT8 still get its values in 8 bits; lifted with its readers, they do not."),
+        ("lifted, with readers", "What the network outputs gain when this layer alone is lifted to float in the 8-bit network, and when the "
+         "readers of its values are lifted, too: they otherwise get its values in 8 bits."),
         ("SiLU and Sigmoid", "Values that such a reader cannot tell apart (below -8, for Sigmoid above 8, too) count as equal."),
-        ("rounded to 0", "Part of the values other than 0 that become 0. Clipped: part of all values beyond the range."),
+        ("rounded to 0", "Part of the values other than 0 that become 0. Clipped: part of all values beyond the range whose readers can tell."),
         ("channel spread", "Largest over smallest peak among the channels that change."),
         ("histogram", "Counts on a logarithmic axis; the lines mark the range that 8 bits hold, what lies "
          "beyond it is clipped (red), or the same to its readers (grey)."),

@@ -74,8 +74,8 @@ class Histogram:
 class Tally:
     """Sums of one layer; arrays are per channel.
 
-    `clipped` values lie beyond the range, `vanished` ones are not 0 but become 0. `low` and `high` are of all values; `total`, the sum of
-    values, `power`, of squares, and `errors`, of squared differences, are of what the readers can tell apart.
+    `clipped` values lie beyond the range, `vanished` ones are not 0 but become 0. `low`, `high` and `histogram` are of all values; all
+    else is of what the readers can tell apart: `total`, the sum of values, `power`, of squares, `errors`, of squared differences.
     """
 
     count: int
