@@ -136,16 +136,17 @@ QTABLE = Stage(
     ),
     outputs=(
         Port("qtable", Kind.TABLE, "quantize_table", "number type of each layer that is not INT8"),
-        Port("sensitivity", Kind.METRICS, "sensitivity.json", "what each layer loses in INT8"),
+        Port("sensitivity", Kind.METRICS, "sensitivity.json", "each layer that is kept in float, and why"),
         Port("pareto", Kind.METRICS, "pareto.json", "accuracy and estimated time of the tables that were tried"),
     ),
     params=(
         _PROCESSOR,
-        Param("target", 0.99, "least similarity of the outputs", least=0.0, basic=True),
+        Param("target", 0.99, "least cosine similarity of the outputs", least=0.0, basic=True),
         Param("input_num", 10, "pictures of the calibration set used", least=1),
-        Param("float_type", "F16", "type of the layers that are kept in float", ("F16", "BF16", "F32")),
+        Param("float_type", "auto", "type of the layers that are kept in float", ("auto", "F16", "BF16", "F32")),
+        Param("time_budget", 0.0, "seconds of scoring after which nothing more is tried, 0 for no limit", least=0),
     ),
-    resources=Resources("2", "4Gi", 6 * 3600),
+    resources=Resources("2", "4Gi", 6 * 3600), resumes=True,
 )  # fmt: skip
 
 DEPLOY = Stage(

@@ -81,7 +81,7 @@ def _write_similarity(job: Job, options: DeployOptions, done: Deployed) -> None:
         checked.append(("bmodel against the lowered module", done.compiled, limits.correctness))
     documents.write(job.output("similarity"), {
         "processor": job.text("processor"), "quantize": job.text("quantize"),
-        "comparisons": [similarity.summary(*item) for item in checked], "layers": _layers(options, done) if options.test_reference else [],
+        "layers": _layers(options, done) if options.test_reference else [], "comparisons": [similarity.summary(*item) for item in checked],
     })  # fmt: skip
 
 

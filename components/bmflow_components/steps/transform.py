@@ -28,8 +28,8 @@ def run(job: Job) -> Outcome:
     Path(options.mlir.removesuffix(".mlir") + "_origin.mlir").unlink(missing_ok=True)
     about = {op.layer_name: {"op": op.name, "mode": "F32"} for op in done.module.layers()}
     documents.write(job.output("similarity"), {
-        "comparisons": [similarity.summary("top module against the original", done.report, options.tolerance)],
         "layers": similarity.rows(done.report, about),
+        "comparisons": [similarity.summary("top module against the original", done.report, options.tolerance)],
     })  # fmt: skip
     cosine, euclid, _ = done.report.minimum()
     figures = {"layers": float(len(about)), "lowest_cosine": cosine, "lowest_euclid": euclid}
