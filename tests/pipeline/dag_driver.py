@@ -60,19 +60,22 @@ def describe() -> dict[str, Any]:
 
 def dag_facts(dag: Any) -> dict[str, Any]:
     """What tests look at."""
-    params = {
-        name: {"value": dag.params.get_param(name).dump()["value"], "schema": dag.params.get_param(name).schema} for name in dag.params
-    }
+    params = {name: param_facts(dag.params.get_param(name)) for name in dag.params}
     return {
         "id": dag.dag_id, "timetable": type(dag.timetable).__name__, "schedule": repr(dag.timetable), "doc": dag.doc_md, "catchup": dag.catchup,
         "params": json.loads(json.dumps(params, default=lambda value: None)), "tasks": {task.task_id: task_facts(task) for task in dag.tasks},
     }  # fmt: skip
 
 
+def param_facts(param: Any) -> dict[str, Any]:
+    """What tests look at."""
+    return {"value": param.dump()["value"], "schema": param.schema, "help": param.description}
+
+
 def task_facts(task: Any) -> dict[str, Any]:
     """What tests look at."""
     return {
-        "upstream": sorted(task.upstream_task_ids), "rule": str(task.trigger_rule), "retries": task.retries, "doc": task.doc_md or "",
+        "upstream": sorted(task.upstream_task_ids), "rule": task.trigger_rule.value, "retries": task.retries, "doc": task.doc_md or "",
         "group": task.task_group.group_id, "mapped": task.is_mapped or bool(list(task.iter_mapped_task_groups())), "name": task.map_index_template,
         "outlets": [str(outlet.name) for outlet in task.outlets],
     }  # fmt: skip
@@ -127,10 +130,43 @@ def pods() -> dict[str, Any]:
     return found
 
 
+def ends() -> dict[str, Any]:
+    """Exit code, or name of the exception, by the way a pod ends."""
+    from types import SimpleNamespace as Fake
+
+    from airflow.sdk.exceptions import AirflowException
+    from bmflow_components import contracts
+    from bmflow_components.airflow_dags import pods
+    from bmflow_components.airflow_dags.backends import Order
+    from bmflow_components.airflow_dags.run import settle
+    from bmflow_components.airflow_dags.stage_task import StageTask
+
+    run = settle(contracts.pipeline("promote"), {"backend": "k8s"}, "test", "/runs", {})
+    order = Order(run, run.tasks["promote"], lambda name, port: True)
+
+    def ended(code: int | None) -> Any:
+        state = Fake(terminated=Fake(exit_code=code) if code is not None else None)
+        pod = Fake(status=Fake(container_statuses=[Fake(name="base", state=state)]))
+
+        def execute(self: Any, context: Any) -> None:
+            self._killed = True  # so that the provider's own clean-up, which asks the cluster, has nothing to do
+            self.cleanup(pod, pod)
+            if code != 0:
+                raise AirflowException("the pod failed")
+
+        pods.StagePod.execute = execute
+        try:
+            return StageTask(task_id="promote", node="promote")._end_of_pod(order, {})
+        except Exception as error:
+            return type(error).__name__
+
+    return {str(code): ended(code) for code in (0, 1, 2, 3, 137, None)}
+
+
 def main() -> None:
     """Entry."""
     verb, *paths = sys.argv[1:]
-    answer = run(json.loads(Path(paths[0]).read_text())) if verb == "run" else {"describe": describe, "pods": pods}[verb]()
+    answer = run(json.loads(Path(paths[0]).read_text())) if verb == "run" else {"describe": describe, "pods": pods, "ends": ends}[verb]()
     Path(paths[-1]).write_text(json.dumps(answer, indent=1))
 
 

@@ -1,7 +1,8 @@
 """Make a DAG of a pipeline: `build("retrain_and_deploy")`.
 
 The first task, `plan`, settles the run and lists the places of the axes. Nodes with the same axes that follow each other become one
-mapped group, so that each candidate goes its own way; a single one is mapped by itself. The other tasks are the graph's, one to one.
+mapped group, so that each candidate goes its own way; a single one is mapped by itself. The other tasks are the graph's, one to one,
+but for a last one, `verdict`, where a run would otherwise end with a task that runs in any case.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable, TriggerRule, get_current_context, task, task_group
+from airflow.sdk.definitions.param import ParamsDict
 from airflow.sdk.exceptions import AirflowFailException
 
 from bmflow_components import contracts
@@ -34,7 +36,7 @@ def build(name: str) -> DAG:
     dag = DAG(
         name, description=graph.summary, doc_md=_page(graph), schedule=_schedule(graph), start_date=START, catchup=False,
         is_paused_upon_creation=bool(graph.cron),
-        params=form.fields(graph), tags=["bmflow"], render_template_as_native_obj=True, default_args={"pool": _pool()},
+        params=ParamsDict(form.fields(graph)), tags=["bmflow"], render_template_as_native_obj=True, default_args={"pool": _pool()},
     )  # fmt: skip
     with dag:
         _wire(graph, _plan(graph))
@@ -117,9 +119,27 @@ def _wire(graph: Pipeline, plan: Any) -> None:
     for node in graph.nodes:
         before = upstream(graph, node)
         for name in before:
-            made[name] >> made[node.name]
+            made[node.name].set_upstream(made[name])
         if not before and not node.over:
-            plan >> made[node.name]
+            made[node.name].set_upstream(plan)
+    if ends := _ends_always(graph):
+        _verdict().set_upstream([made[name] for name in ends])
+
+
+def _ends_always(graph: Pipeline) -> tuple[str, ...]:
+    """The nodes that decide whether the run succeeded, where its last one runs in any case and would say nothing about that."""
+    last = [node for node in graph.nodes if not any(node.name in upstream(graph, other) for other in graph.nodes)]
+    if all(node.runs is not Runs.ALWAYS for node in last):
+        return ()
+    return tuple(node.name for node in graph.nodes if "quantize" not in node.over)
+
+
+def _verdict() -> Any:
+    @task(task_id="verdict", doc_md="Fails with any task before it, so that the run does.")
+    def verdict() -> None:
+        return None
+
+    return verdict()
 
 
 def _mapped_group(graph: Pipeline, nodes: Sequence[Node], places: Any, made: dict[str, Any]) -> None:
@@ -165,13 +185,17 @@ def _settings(graph: Pipeline, node: Node) -> dict[str, Any]:
     stage = contracts.stage(node.stage)
     settings: dict[str, Any] = {
         "task_id": node.name, "node": node.name, "trigger_rule": _rule(graph, node), "doc_md": _doc(stage), "retries": stage.retries,
-        "retry_delay": timedelta(seconds=15), "retry_exponential_backoff": True, "max_retry_delay": timedelta(minutes=5),
+        "retry_delay": _retry_delay(), "retry_exponential_backoff": True, "max_retry_delay": timedelta(minutes=5),
     }  # fmt: skip
     if node.over:
         settings["map_index_template"] = "{{ task.place }}"
     if stage.name == "register":
         settings["outlets"] = [BMODEL]
     return settings
+
+
+def _retry_delay() -> timedelta:
+    return timedelta(seconds=float(os.environ.get("BMFLOW_RETRY_S") or 15))
 
 
 def _rule(graph: Pipeline, node: Node) -> TriggerRule:

@@ -35,7 +35,7 @@ def load(dag_id: str) -> Any:
 
 def run(dag_id: str, conf: dict[str, Any], date: datetime | None = None) -> Any:
     """Run it to its end; gives the ended run. The same date again is the same run again."""
-    return load(dag_id).test(run_conf=conf, **({"logical_date": date} if date else {}))
+    return load(dag_id).test(run_conf=conf, **({"logical_date": date, "run_after": date} if date else {}))
 
 
 def main() -> int:

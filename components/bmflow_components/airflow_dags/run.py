@@ -120,7 +120,7 @@ class Run:
         for port, sources in task.inputs.items():
             there = [source for source in sources if source[0] == "" or ready(*source)]
             missing = [f"{name}.{output}" for name, output in sources if (name, output) not in there]
-            optional, many = task.stage.input(port).optional, task.stage.input(port).many
+            optional, many = task.stage.input(port).optional and port not in task.node.needs, task.stage.input(port).many
             if missing and not _may_miss(task.node.runs, optional, many, bool(there)):
                 raise RefusedError(f"{task.name} is not started: it needs {', '.join(missing)}, which did not succeed")
             if there:

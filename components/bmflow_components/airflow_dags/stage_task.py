@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.sdk import Asset, BaseOperator, BaseOperatorLink
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
@@ -21,9 +21,6 @@ from bmflow_components.airflow_dags.run import Ready, RefusedError, Run, is_remo
 from bmflow_components.pipelines import Item, Runs, Task
 from bmflow_components.ports import RESULT
 
-if TYPE_CHECKING:
-    from airflow.sdk import Context
-
 PLAN = "plan"
 OUTCOME = "outcome"
 BMODEL = Asset("bmflow_bmodel", uri="bmflow://bmodel")
@@ -34,17 +31,22 @@ _MOST_FIGURES = 24
 class ReportLink(BaseOperatorLink):
     """To the report that the task wrote."""
 
-    name = "Report"
+    LABEL = "Report"
+
+    @property
+    def name(self) -> str:
+        """What the page shows."""
+        return self.LABEL
 
     def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
         """Its address, empty for tasks that write none."""
-        return getattr(operator, "links", {}).get(self.name, "")
+        return getattr(operator, "links", {}).get(self.LABEL, "")
 
 
 class TrackingLink(ReportLink):
     """To the run in MLflow."""
 
-    name = "MLflow run"
+    LABEL = "MLflow run"
 
 
 class StageTask(BaseOperator):
@@ -70,9 +72,9 @@ class StageTask(BaseOperator):
         """Where it stands on the axes: `bm1684x/INT8`."""
         return str(Item(**(self.item or {})))
 
-    def execute(self, context: Context) -> dict[str, Any]:
+    def execute(self, context: Any) -> dict[str, Any]:
         """Run the stage; gives its outcome as small JSON."""
-        ti: Any = context["ti"]
+        ti = context["ti"]
         run = _run_of(ti)
         task = run.task(self.node, Item(**(self.item or {})))
         if task is None:
@@ -99,7 +101,7 @@ class StageTask(BaseOperator):
         if self._pod is not None:
             self._pod.on_kill()
 
-    def _end(self, order: Order, context: Context) -> int:
+    def _end(self, order: Order, context: Any) -> int:
         """Run it on the backend of the run; gives the exit code."""
         if order.run.backend == "k8s":
             return self._end_of_pod(order, context)
@@ -131,7 +133,7 @@ class StageTask(BaseOperator):
             name = backends.container_name(order)
             subprocess.run(["podman", "rm", "--force", "--ignore", "--time=0", name], capture_output=True, check=False, timeout=60)
 
-    def _end_of_pod(self, order: Order, context: Context) -> int:
+    def _end_of_pod(self, order: Order, context: Any) -> int:
         try:
             from bmflow_components.airflow_dags import pods
         except ImportError as error:
@@ -150,9 +152,9 @@ class StageTask(BaseOperator):
         figures = "  ".join(f"{name} {value:.6g}" for name, value in outcome["metrics"].items())
         self.log.info("%s: %s  %s", task.name, outcome["status"], figures)
         if "report" in outcome["digests"] and task.stage.name == "report":
-            self.links[ReportLink.name] = address(run, run.path(task, "report"))
+            self.links[ReportLink.LABEL] = address(run, run.path(task, "report"))
         if outcome["facts"].get("link"):
-            self.links[TrackingLink.name] = outcome["facts"]["link"]
+            self.links[TrackingLink.LABEL] = outcome["facts"]["link"]
         for name, link in self.links.items():
             self.log.info("%s: %s", name, link)
 
@@ -166,7 +168,7 @@ class StageTask(BaseOperator):
             raise AirflowException(why)
         raise AirflowFailException(why)
 
-    def _tell(self, outcome: Mapping[str, Any], context: Context) -> None:
+    def _tell(self, outcome: Mapping[str, Any], context: Any) -> None:
         """Say what was registered with the event of the asset."""
         if BMODEL in self.outlets:
             context["outlet_events"][BMODEL].extra = {"task": outcome["task"], **outcome["facts"]}
@@ -245,5 +247,6 @@ def _read(path: str) -> str:
         return Path(path.removeprefix("file://")).read_text()
     import fsspec
 
-    with fsspec.open(path, "rt") as file:
+    opened: Any = fsspec.open(path, "rt")
+    with opened as file:
         return file.read()
