@@ -20,7 +20,7 @@ from bmflow.search.plan import Candidate, Plan, Planner
 from bmflow.search.scores import Reference, Score, Sums, score
 
 Arrays = dict[str, np.ndarray]
-Stored = dict[int, np.ndarray]
+Stored = dict[str, np.ndarray]
 """Stored numbers of layers by signature."""
 _T = TypeVar("_T")
 
@@ -74,9 +74,13 @@ class Evaluator:
             return self._compare
         return dict.fromkeys(outputs, 1 / len(outputs))
 
-    def score(self, candidate: Candidate) -> Score:
+    def identity(self, plan: Plan) -> str:
+        """Equal for plans that give the same outputs, in any run."""
+        return " ".join(plan.signatures[name] for name in self._compare)
+
+    def score(self, candidate: Candidate | Plan) -> Score:
         """How far a candidate's outputs are from float."""
-        plan = self.planner.plan(candidate)
+        plan = candidate if isinstance(candidate, Plan) else self.planner.plan(candidate)
         return score(self._each(lambda i: self._sums(plan, i)), self._weights)
 
     def outputs(self, candidate: Candidate, sample: int = 0) -> Arrays:

@@ -1,7 +1,8 @@
 """Scores that were found before: within a run, and in a file from which an interrupted search goes on to the same result.
 
 The file has one JSON object a line. The first holds the digest of everything scores depend on (module, weights, samples, options); a file
-of another digest is begun anew. Each further line holds a candidate's key, its score, and the seconds it took.
+of another digest is begun anew. Each further line holds a key, which candidates of the same outputs share, the score,
+and the seconds it took.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from bmflow.errors import InputError
 from bmflow.search.evaluator import Evaluator
-from bmflow.search.plan import Candidate
+from bmflow.search.plan import Candidate, Plan
 from bmflow.search.scores import Score
 
 LOG = logging.getLogger("bmflow")
@@ -98,27 +99,19 @@ class Scorer:
 
     def score(self, candidate: Candidate) -> Score:
         """The score of a candidate."""
-        key = self._key(candidate)
+        plan = self.evaluator.planner.plan(candidate)
+        key = hashlib.sha256(f"{self._what} {self.evaluator.identity(plan)}".encode()).hexdigest()[:32]
         if key not in self._asked:
             if key not in self.journal.known:
-                self._measure(key, candidate)
+                self._measure(key, plan)
             self._asked[key], seconds = self.journal.known[key]
             self.seconds += seconds
         return self._asked[key]
 
-    def _measure(self, key: str, candidate: Candidate) -> None:
+    def _measure(self, key: str, plan: Plan) -> None:
         start = time.perf_counter()
         if self._base is not None and not self._is_kept:
             self.evaluator.keep(self._base)
             self._is_kept = True
-        score = self.evaluator.score(candidate)
+        score = self.evaluator.score(plan)
         self.journal.add(key, score, time.perf_counter() - start)
-
-    def _key(self, candidate: Candidate) -> str:
-        """Equal for equal candidates, in any run."""
-        table, modes = candidate.table, candidate.modes
-        parts = (
-            self._what, [(name, found.threshold, found.low, found.high) for name, found in table.ranges.items()], table.asym_ops,
-            sorted(table.weight_scales.items()), [(name, modes[name]) for name in self.evaluator.planner.ops if name in modes],
-        )  # fmt: skip
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

@@ -78,9 +78,9 @@ class Piece:
 
 
 def situation(op: LayerOp, choice: Choice, rounded: bool, forms: Mapping[str, Form], analysis: Analysis) -> Situation:
-    """Everything that decides how a layer is written; `forms` are those of its operands."""
+    """Everything that decides how a layer is written, with the same text in every run; `forms` are those of its operands."""
     names = operand_names(op)
-    base: Situation = (op.layer_name, rounded, id(choice.lowering), choice.compute, *(forms[name] for name in names))
+    base: Situation = (op.layer_name, rounded, type(choice.lowering).__name__, choice.compute, *(forms[name] for name in names))
     if choice.compute != INT8 and not rounded:
         return base
     table = analysis.options.table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 from bmflow.ir.layer import LayerOp
 from bmflow.ir.module import Module
@@ -36,11 +37,12 @@ class Candidate:
 class Plan:
     """The pieces of a candidate in program order, and a signature per layer.
 
-    Two layers of any plans of one `Planner` with the same signature have the same value on the same sample.
+    Layers of any plans of one module with the same signature have the same value on the same sample. It is a digest of how the layer
+    and all before it are computed, the same in every run.
     """
 
     pieces: Mapping[str, Piece]
-    signatures: Mapping[str, int]
+    signatures: Mapping[str, str]
 
 
 class Planner:
@@ -53,7 +55,6 @@ class Planner:
         self.inputs: dict[str, Attribute] = {op.layer_name: op.output.type for op in module.inputs}
         self._input_forms = {op.layer_name: dtype_of(op.output) for op in module.inputs}
         self._pieces: dict[Situation, Piece] = {}
-        self._signatures: dict[tuple[object, ...], int] = {}
         self._decisions: dict[tuple[int, str], tuple[Analysis, dict[str, Choice]]] = {}
         self._tables: dict[int, CalibrationTable] = {}
 
@@ -64,28 +65,20 @@ class Planner:
             InputError, CompileError: as `lower`.
         """
         pieces: dict[str, Piece] = {}
-        signatures: dict[str, int] = {name: self._signature((name,)) for name in self.inputs}
+        signatures = {name: _digest(name) for name in self.inputs}
         forms: dict[str, Form] = dict(self._input_forms)
         for name, op in self.ops.items():
             mode = candidate.modes.get(name, "")
             rounded = mode == ROUNDED
             analysis, choices = self.decision(candidate.table, "F32" if rounded else mode)
-            piece = self._piece(op, choices[name], rounded, forms, pieces, analysis)
-            pieces[name], forms[name] = piece, piece.form
-            signatures[name] = self._signature((piece.index, *(signatures[operand] for operand in piece.operands)))
+            key = situation(op, choices[name], rounded, forms, analysis)
+            if key not in self._pieces:
+                kinds = self.inputs | {before: piece.kind for before, piece in pieces.items()}
+                self._pieces[key] = make_piece(len(self._pieces), op, choices[name], rounded, kinds, analysis)
+            piece = pieces[name] = self._pieces[key]
+            forms[name] = piece.form
+            signatures[name] = _digest(repr(key), *(signatures[operand] for operand in piece.operands))
         return Plan(pieces, signatures)
-
-    def _piece(
-        self, op: LayerOp, choice: Choice, rounded: bool, forms: Mapping[str, Form], before: Mapping[str, Piece], analysis: Analysis
-    ) -> Piece:
-        key = situation(op, choice, rounded, forms, analysis)
-        if key not in self._pieces:
-            kinds = self.inputs | {name: piece.kind for name, piece in before.items()}
-            self._pieces[key] = make_piece(len(self._pieces), op, choice, rounded, kinds, analysis)
-        return self._pieces[key]
-
-    def _signature(self, parts: tuple[object, ...]) -> int:
-        return self._signatures.setdefault(parts, len(self._signatures))
 
     def decision(self, table: CalibrationTable, mode: str) -> tuple[Analysis, dict[str, Choice]]:
         """How every layer would be lowered if all were asked to have one mode; the empty mode asks for nothing."""
@@ -98,6 +91,10 @@ class Planner:
             precision = PrecisionTable(dict.fromkeys(self.ops, mode)) if mode else None
             self._decisions[key] = decide(self.module, replace(self.options, table=table, precision=precision))
         return self._decisions[key]
+
+
+def _digest(*parts: str) -> str:
+    return blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
 _MOST_DECISIONS = 64

@@ -1,7 +1,7 @@
 """The threshold of each value by what it does to the outputs: of several methods' tables, the row that adds the least noise.
 
 A value is rounded with each method's row in turn while everything else is float, so the best row is found for every value by itself;
-that one method suits no whole network is what makes this worth its time.
+that one method suits no whole network is what makes this worth its time. Values that bring next to none of the noise are left alone.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from bmflow.tables.calibration import CalibrationTable
 
 SAME = 0.01
 """Thresholds that differ by less than this share count as one."""
+QUIET = 0.01
+"""Share of the noise in which it is not worth looking for a better threshold."""
 NAME = "mixed"
 
 
@@ -33,12 +35,13 @@ def choose_thresholds(scorer: Scorer, tables: Mapping[str, CalibrationTable], ba
     """Choose row by row in program order; a row that agrees with that of `base`, or has no influence, is not tried."""
     table, names = tables[base], list(scorer.evaluator.planner.ops)
     scorer.start_from(Candidate(table, dict.fromkeys(names, FLOAT)))
+    loud = _loud(scorer, table, bar)
     methods: dict[str, str] = {}
     noises: dict[str, float] = {}
-    for name in bar(names, len(names), "thresholds by their effect on the outputs"):
+    for name in bar(loud, len(loud), "thresholds by their effect on the outputs"):
         trials = {base: table} | {method: _with_row(table, other, name) for method, other in tables.items() if _differs(table, other, name)}
         touched = _touched(scorer, list(trials.values()))
-        if name not in table.ranges or not touched:
+        if not touched:
             continue
         found = {method: rounded(scorer, trial, touched).noise for method, trial in trials.items()}
         method = min(found, key=lambda key: found[key])  # the first one on a tie: the base
@@ -47,6 +50,20 @@ def choose_thresholds(scorer: Scorer, tables: Mapping[str, CalibrationTable], ba
     counts = ", ".join(f"{method} {count}" for method, count in Counter(methods.values()).most_common())
     notes = (*table.notes, f"thresholds chosen by output noise: {counts}") if methods else table.notes
     return Chosen(replace(table, method=NAME if len(set(methods.values())) > 1 else table.method, notes=notes), methods, noises)
+
+
+def _loud(scorer: Scorer, table: CalibrationTable, bar: Progress) -> list[str]:
+    """Values whose noises make up all but QUIET of the sum, in program order."""
+    analysis = scorer.evaluator.planner.decision(table, "")[0]
+    names = [name for name in scorer.evaluator.planner.ops if name in table.ranges and name in analysis.ranges]
+    noises = {name: rounded(scorer, table, [name]).noise for name in bar(names, len(names), "values in 8 bits")}
+    left, chosen = QUIET * sum(noises.values()), set(names)
+    for name in sorted(names, key=lambda name: noises[name]):
+        left -= noises[name]
+        if left < 0:
+            break
+        chosen.discard(name)
+    return [name for name in names if name in chosen]
 
 
 def _with_row(table: CalibrationTable, other: CalibrationTable, name: str) -> CalibrationTable:
