@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parse.add_argument("--size", type=int, help="side of the network input, a multiple of 32 (default 320)")
     parse.add_argument("--rate", type=float, help="highest learning rate (default 0.004)")
     parse.add_argument("--patience", type=int, help="stop after so many epochs without a better score (default 20)")
+    parse.add_argument("--stop_after", type=int, help="finish after this epoch with the best so far; a later call can go on")
     parse.add_argument("--seed", type=int, help="of first weights, order and changes to pictures (default 0)")
     parse.add_argument("--threads", type=int, help="of PyTorch (default 1)")
     return common.main(parse, _run, argv)
@@ -47,7 +48,7 @@ def _run(options: argparse.Namespace) -> int:
     dataset = Path(options.dataset)
     result = train(
         dataset / "images/train", dataset / "annotations/train.json", Path(options.output), TrainOptions(**given),
-        common.progress, lambda line: print(line, flush=True),
+        common.progress, lambda line: print(line, flush=True), options.stop_after,
     )  # fmt: skip
     print(f"kept epoch {result.best_epoch}: held-out mAP50 {result.map50:.4f}  mAP50-95 {result.map:.4f}; {result.parameters} parameters")
     print(f"saved {result.onnx}, {result.detector}, {result.curves}, {result.figure}")

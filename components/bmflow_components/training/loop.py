@@ -119,7 +119,13 @@ class _State:
 
 
 def train(
-    images: Path, annotation: Path, folder: Path, options: TrainOptions, progress: Progress | None = None, report: Report | None = None
+    images: Path,
+    annotation: Path,
+    folder: Path,
+    options: TrainOptions,
+    progress: Progress | None = None,
+    report: Report | None = None,
+    stop_after: int | None = None,
 ) -> TrainResult:
     """Train on one COCO split and write model.onnx, detector.json, curves.csv, curves.png and train.json into `folder`.
 
@@ -129,10 +135,13 @@ def train(
         images: folder of the pictures named in `annotation`.
         progress: wraps each epoch's batches, given their number and a text.
         report: takes one line an epoch.
+        stop_after: finish after this epoch with the best so far, though `options.epochs` shapes the learning rate; training can go on later.
     Raises:
         InputError: unusable data or options, or a checkpoint of other data or options.
     """
     options.check()
+    if stop_after is not None and stop_after < 1:
+        raise InputError(f"stop_after {stop_after}: expected 1 or more epochs")
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
     key = _key(images, annotation, options)
@@ -144,7 +153,7 @@ def train(
     state = _load_checkpoint(folder / "checkpoint.pt", key, _fresh(options, len(names)))
     truth = coco.Annotations.load(str(annotation))
     folder.mkdir(parents=True, exist_ok=True)
-    while state.epoch < options.epochs and not _given_up(state, options):
+    while state.epoch < min(options.epochs, stop_after or options.epochs) and not _given_up(state, options):
         started = time.monotonic()
         losses = _epoch(state, learn, anchors, options, progress)
         accuracy = score(state.mean, held_out, truth, spec, options)

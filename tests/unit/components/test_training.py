@@ -284,6 +284,16 @@ def test_finished_training_is_not_redone(dataset: Dataset, tmp_path: Path) -> No
     assert not lines
 
 
+def test_training_finished_early_can_go_on_to_the_same_network(
+    dataset: Dataset, trained: tuple[TrainResult, list[str]], tmp_path: Path
+) -> None:
+    early = run(dataset, tmp_path, stop_after=1)
+    assert (early.epochs, early.onnx.is_file()) == (1, True)
+    assert weights(run(dataset, tmp_path)) == weights(trained[0])
+    with pytest.raises(InputError, match="stop_after 0"):
+        run(dataset, tmp_path, stop_after=0)
+
+
 def test_training_stops_when_it_no_longer_gets_better(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.1, 0.3, 0.2, 0.3, 0.9])
     monkeypatch.setattr(loop, "score", lambda *_: CocoAccuracy(next(scores), 0.0, 0.0, {}, 4))
