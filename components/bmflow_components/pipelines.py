@@ -253,7 +253,7 @@ def _compile(model: str, detector: str, before: tuple[Node, ...]) -> tuple[Node,
     training = {"curves": "train.curves"} if model.startswith("train.") else {}
     return (
         *before,
-        Node("transform", "transform", {"model": model, "dataset": "dataset.dataset"}),
+        Node("transform", "transform", {"model": model, "dataset": "dataset.dataset", "given_detector": detector}),
         Node("calibrate", "calibrate", {"mlir": "transform.mlir", "dataset": "dataset.dataset"}),
         Node("qtable", "qtable", {
             "mlir": "transform.mlir", "table": "calibrate.table", "dataset": "dataset.dataset",
@@ -262,10 +262,10 @@ def _compile(model: str, detector: str, before: tuple[Node, ...]) -> tuple[Node,
             "mlir": "transform.mlir", "reference": "transform.reference", "table": "calibrate.table", "qtable": "qtable.qtable",
         }, {}, _CANDIDATE),
         Node("evaluate_float", "evaluate", {
-            "dataset": "dataset.dataset", "model": model, "detector": detector,
+            "dataset": "dataset.dataset", "model": model, "detector": "transform.detector",
         }, {"label": "float", "processor": "", "quantize": "F32"}, needs=("model",)),
         Node("evaluate", "evaluate", {
-            "dataset": "dataset.dataset", "bmodel": "deploy.bmodel", "detector": detector, "estimate": "deploy.estimate",
+            "dataset": "dataset.dataset", "bmodel": "deploy.bmodel", "detector": "transform.detector", "estimate": "deploy.estimate",
             "reference": "evaluate_float.detections",
         }, {"label": ""}, _CANDIDATE, needs=("bmodel",)),
         Node("fetch", "fetch", {}, {"which": "champion", "required": False}, _EACH),
@@ -283,7 +283,7 @@ def _compile(model: str, detector: str, before: tuple[Node, ...]) -> tuple[Node,
         Node("register", "register", {
             "decision": "gate.decision", "bmodels": "deploy.bmodel", "candidates": "evaluate.metrics", "float": "evaluate_float.metrics",
             "estimates": "deploy.estimate", "similarities": "deploy.similarity", "worst": "evaluate.worst", "table": "calibrate.table",
-            "qtables": "qtable.qtable", "detector": detector, "split": "dataset.split", "report": "report.report", "results": results,
+            "qtables": "qtable.qtable", "detector": "transform.detector", "split": "dataset.split", "report": "report.report", "results": results,
             **({"training": "train.metrics"} if training else {}),
         }, {}, _EACH, (), Runs.SOME),
     )  # fmt: skip

@@ -16,6 +16,9 @@ _DATASET = Port(
     "dataset", Kind.DATASET, "dataset", "images/SPLIT, annotations/SPLIT.json, split.json: what the stage dataset gives", folder=True
 )
 _DETECTOR = Port("detector", Kind.DETECTOR, "detector.json", "classes and anchors of a detector", optional=True)
+_GIVEN_DETECTOR = Port(
+    "given_detector", Kind.DETECTOR, "detector.json", "classes and anchors (default: those in the ONNX file)", optional=True
+)
 _MODEL = Port("model", Kind.MODEL, "model.onnx", "the network as an ONNX file")
 _MLIR = Port("mlir", Kind.MLIR, "mlir", "model.mlir (top dialect) with its weights", folder=True)
 _TABLE = Port("table", Kind.TABLE, "calibration_table", "range of every tensor", optional=True)
@@ -59,7 +62,7 @@ TRAIN = Stage(
     inputs=(
         _DATASET,
         Port("given_model", Kind.MODEL, "model.onnx", "a trained network to pass on instead of training one", optional=True),
-        Port("given_detector", Kind.DETECTOR, "detector.json", "its classes and anchors (default: those in the ONNX file)", optional=True),
+        _GIVEN_DETECTOR,
     ),
     outputs=(
         _MODEL,
@@ -82,11 +85,12 @@ TRAIN = Stage(
 TRANSFORM = Stage(
     "transform",
     "Turn an ONNX file into a top module and compare every layer with the original.",
-    inputs=(_MODEL, _DATASET),
+    inputs=(_MODEL, _DATASET, _GIVEN_DETECTOR),
     outputs=(
         _MLIR,
         Port("reference", Kind.RECORD, "reference", "inputs.npz and outputs.npz: one picture, and the float network's layers", folder=True),
         Port("similarity", Kind.METRICS, "similarity.json", "each layer against the original"),
+        Port("detector", Kind.DETECTOR, "detector.json", "classes and anchors: as given, else as the ONNX file says, else COCO's"),
     ),
     params=(
         _NAME,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from bmflow import artifacts
 from bmflow.cli import common
+from bmflow.driver.evaluate import detector_spec
 from bmflow.driver.transform import PictureOptions, TransformOptions, transform
 from bmflow.errors import InputError
 
@@ -26,6 +28,8 @@ def run(job: Job) -> Outcome:
     Path(f"{options.model_name}_in_f32.npz").rename(folder / "inputs.npz")
     Path(options.test_result).rename(folder / "outputs.npz")
     Path(options.mlir.removesuffix(".mlir") + "_origin.mlir").unlink(missing_ok=True)
+    given = job.optional("given_detector")
+    artifacts.write_text(job.output("detector"), detector_spec(options.model_def, str(given) if given else "").text())
     about = {op.layer_name: {"op": op.name, "mode": "F32"} for op in done.module.layers()}
     documents.write(job.output("similarity"), {
         "layers": similarity.rows(done.report, about),

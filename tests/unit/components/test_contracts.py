@@ -138,7 +138,7 @@ def test_a_run_is_expanded_to_tasks_that_share_and_gather() -> None:
     assert tasks["deploy[bm1688/MIXED]"].folder == "deploy/bm1688-MIXED"
     assert tasks["gate[bm1684x]"].inputs["candidates"] == (("evaluate[bm1684x/INT8]", "metrics"), ("evaluate[bm1684x/MIXED]", "metrics"))
     assert len(tasks["report"].inputs["candidates"]) == 4
-    assert "detector" not in tasks["evaluate_float"].inputs
+    assert "given_detector" not in tasks["transform"].inputs
 
 
 def test_nodes_left_out_take_along_what_cannot_do_without_them() -> None:

@@ -1,0 +1,122 @@
+"""The example through the local runner: real stages, a verdict, nothing done twice, the same bytes every time."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from bmflow_components import contracts
+from bmflow_components.local import Plan, Runner, State
+from bmflow_components.ports import Value
+from bmflow_components.result import Result
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = ROOT / "examples" / "shapes.onnx"
+SETTINGS: dict[str, Value] = {
+    "model_name": "shapes", "dataset_calibration": 6, "dataset_evaluation": 6, "calibrate_tune_num": 0, "evaluate_pictures": 2,
+}  # fmt: skip
+WITHOUT = ["fetch", "register", "report"]
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not MODEL.is_file(), reason="examples/shapes.onnx is absent")]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A run that has ended."""
+
+    plan: Plan
+    runner: Runner
+    code: int
+
+    def result(self, folder: str) -> Result:
+        """What a task left."""
+        found = Result.parse((self.plan.folder / folder / "result.json").read_text())
+        assert found is not None
+        return found
+
+    def digests(self) -> dict[str, str]:
+        """Digest of every output by task and port."""
+        return {
+            f"{name}.{port}": item.digest for name, p in self.runner.progress.items() if p.result for port, item in p.result.outputs.items()
+        }
+
+
+def run(folder: Path, settings: dict[str, Value], bars: Path, jobs: int = 2) -> Made:
+    """Compile the example for F16 and INT8 up to the gate."""
+    pipeline = contracts.without(contracts.pipeline("compile_and_deploy"), WITHOUT)
+    plan = Plan(pipeline, folder, ["bm1684x"], ["F16", "INT8"], {"model": str(MODEL), "bars": str(bars)}, settings, jobs)
+    runner = Runner(plan)
+    return Made(plan, runner, runner.run())
+
+
+@pytest.fixture(scope="module")
+def bars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bars that any working bmodel meets."""
+    path = tmp_path_factory.mktemp("bars") / "gate.toml"
+    path.write_text("smallest_map50 = 0.0\nlargest_drop = 1.0\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, bars: Path) -> Made:
+    """The first run."""
+    return run(tmp_path_factory.mktemp("run") / "first", SETTINGS, bars)
+
+
+def test_the_example_ends_with_the_fastest_candidate_that_passes(made: Made) -> None:
+    """INT8 moves half the bytes, so its estimate is lower."""
+    assert made.code == 0, made.runner.progress
+    decision = json.loads((made.plan.folder / "gate/bm1684x/decision.json").read_text())
+    assert decision["chosen"]["label"] == "bm1684x/INT8"
+    assert decision["chosen"]["sha256"] == made.result("deploy/bm1684x-INT8").outputs["bmodel"].digest
+    times = {item["label"]: item["milliseconds"] for item in decision["candidates"]}
+    assert times["bm1684x/INT8"] < times["bm1684x/F16"]
+
+
+def test_candidates_are_measured_on_the_pictures_that_nothing_was_calibrated_on(made: Made) -> None:
+    """By the record of the dataset and what calibrate and evaluate say."""
+    split = json.loads((made.plan.folder / "dataset/split.json").read_text())["sets"]
+    metrics = json.loads((made.plan.folder / "evaluate/bm1684x-INT8/metrics.json").read_text())
+    assert metrics["evaluation"]["digest"] == split["evaluation"]["digest"]
+    assert made.result("calibrate").facts["calibration_set"] == split["calibration"]["digest"]
+    assert not set(split["evaluation"]["pictures"].values()) & set(split["calibration"]["pictures"].values())
+
+
+def test_float16_keeps_what_the_float_network_finds(made: Made) -> None:
+    """mAP of bmodel and ONNX within a hundredth; every layer above the bound that the compiler states for F16."""
+    before, after = (made.result(name).metrics["map"] for name in ("evaluate_float", "evaluate/bm1684x-F16"))
+    assert abs(before - after) < 0.01
+    layers = json.loads((made.plan.folder / "deploy/bm1684x-F16/similarity.json").read_text())["layers"]
+    assert len(layers) > 100
+    assert {layer["mode"] for layer in layers} <= {"F16", "F32"}
+    assert min(layer["cosine"] for layer in layers) > 0.99
+
+
+def test_the_same_run_again_redoes_nothing(made: Made, bars: Path) -> None:
+    """Each task is seen to be done in well under two seconds of its own."""
+    again = run(made.plan.folder, SETTINGS, bars)
+    assert again.code == 0
+    assert {item.state for item in again.runner.progress.values()} == {State.KEPT}
+    assert min(item.seconds for item in again.runner.progress.values()) < 2.0
+
+
+def test_another_run_gives_the_same_bytes(made: Made, bars: Path, tmp_path: Path) -> None:
+    """Every output of every task, with another number of processes."""
+    other = run(tmp_path / "second", SETTINGS, bars, jobs=1)
+    assert other.digests() == made.digests()
+
+
+def test_nothing_that_passes_is_exit_code_three_with_every_reason(made: Made, tmp_path: Path) -> None:
+    """Only the gate is done anew."""
+    strict = tmp_path / "gate.toml"
+    strict.write_text("largest_milliseconds = 0.001\n")
+    failed = run(made.plan.folder, SETTINGS, strict)
+    assert failed.code == 3
+    states = {name: item.state for name, item in failed.runner.progress.items()}
+    assert states.pop("gate[bm1684x]") is State.BELOW_BAR
+    assert set(states.values()) == {State.KEPT}
+    note = (made.plan.folder / "gate/bm1684x/decision.md").read_text()
+    assert note.startswith("# Not passed: bm1684x")
+    assert note.count("above the allowed 0.001 ms") == 2
