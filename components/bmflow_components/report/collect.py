@@ -81,15 +81,15 @@ def _reasons(decision: Mapping[str, Any]) -> list[str]:
         return [f"{item['label']}: {reason}" for item in decision["candidates"] for reason in item["reasons"]]
     by_bar: dict[str, list[Mapping[str, Any]]] = {}
     for check in chosen["checks"]:
-        by_bar.setdefault(check["bar"], []).append(check)
+        by_bar.setdefault(check["bar"].partition(".")[0], []).append(check)  # `class_floor.ring` and its like together
     return [_closest(bar, checks) for bar, checks in by_bar.items()]
 
 
 def _closest(bar: str, checks: Sequence[Mapping[str, Any]]) -> str:
-    """The check that came nearest to missing the bar, and how many others the bar has."""
+    """The check that came nearest to missing the bar."""
     sign = 1 if bar.startswith("largest") else -1
     worst = max(checks, key=lambda check: sign * (float(check["value"] or 0) - float(check["limit"])))
-    return worst["text"] + (f"; the {len(checks) - 1} others are further from it" if len(checks) > 1 else "")
+    return worst["text"] + (f" (the nearest of {len(checks)})" if len(checks) > 1 else "")
 
 
 def _stopped(failures: Sequence[tuple[str, str]]) -> str:

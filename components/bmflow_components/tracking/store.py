@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.util
 import logging
 import os
 import re
@@ -120,7 +121,7 @@ class Store:
         Raises:
             TrackingError: MLflow is not installed, or the store cannot be opened.
         """
-        return self._timed("open the store", self._open)
+        return self.call("open the store", self._open)
 
     def _open(self) -> MlflowClient:
         for name, value in _SETTINGS.items():
@@ -129,6 +130,10 @@ class Store:
             from mlflow import MlflowClient
         except ImportError as error:
             raise TrackingError(f"MLflow is not installed ({error}); install the extra `mlflow`: pip install 'bmflow[mlflow]'") from error
+        if self.artifacts and importlib.util.find_spec("sqlalchemy") is None:
+            raise TrackingError(
+                f"{self}: MLflow's client alone is installed, which opens servers only; install the extra `mlflow`, or give http(s)://..."
+            )
         with self._first_use():
             client = MlflowClient(self.uri, self.uri)
             if self.artifacts:

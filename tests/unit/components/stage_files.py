@@ -92,8 +92,8 @@ def decision(made: list[Made], chosen: str, **more: Any) -> dict[str, Any]:
             "reasons": ["meets every bar" if chosen else "map 0.1, below the required 0.3"],
             "checks": [
                 {"bar": "smallest_map", "passed": True, "value": 0.55, "limit": 0.3, "text": "map 0.55, reaches the required 0.3"},
-                {"bar": "largest_class_drop", "passed": True, "value": 0.01, "limit": 0.1, "text": "class circle: drop 0.01"},
-                {"bar": "largest_class_drop", "passed": True, "value": 0.05, "limit": 0.1, "text": "class ring: drop 0.05"},
+                {"bar": "largest_class_drop.circle", "passed": True, "value": 0.01, "limit": 0.1, "text": "class circle: drop 0.01"},
+                {"bar": "largest_class_drop.ring", "passed": True, "value": 0.05, "limit": 0.1, "text": "class ring: drop 0.05"},
             ],
         }
         for label, data in known.items()

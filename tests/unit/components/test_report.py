@@ -84,7 +84,7 @@ def text_of(folder: Path, given: dict[str, list[Path]], **params: str) -> str:
 def test_the_page_says_what_was_decided_and_why(tmp_path: Path, made: list[Made]) -> None:
     words = Strict(text_of(tmp_path, inputs(tmp_path, made))).text
     for expected in (
-        "✓ PASSED", "bm1684x/INT8 is taken: it meets every bar", "class ring: drop 0.05; the 1 others are further from it", "a note",
+        "✓ PASSED", "bm1684x/INT8 is taken: it meets every bar", "class ring: drop 0.05 (the nearest of 2)", "a note",
         "champion: version 3", "in place since 2026-11-18", "−0.020 against float 0.600", "1.00 MiB", "600,000", "data/shapes at v1",
         "lost: ring", "a.jpg", "numpy 2.4.6", "1.2 s",
     ):  # fmt: skip
