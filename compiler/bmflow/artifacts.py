@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from bmflow.errors import InputError
 
+_ZIP64_BYTES = 2**31 - 2**20
+"""Arrays from this size on need 64-bit entries in a zip file; the rest is room for npy's header."""
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Generator[Path]:
@@ -62,8 +65,10 @@ def save_npz(path: str | Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write named arrays to an uncompressed npz file atomically, the same bytes for the same arrays; names may hold any character but NUL."""
     with atomic_path(path) as temporary, ZipFile(temporary, "w") as archive:
         for name, array in arrays.items():  # not np.savez: it takes names as keywords, so "file" could not be a layer
-            with archive.open(ZipInfo(f"{name}.npy"), "w", force_zip64=True) as stream:
-                np.lib.format.write_array(stream, np.asanyarray(array), allow_pickle=False)
+            values = np.asanyarray(array)
+            # Only where it must be: Python 3.11.4 changed how it writes the header of a 64-bit entry.
+            with archive.open(ZipInfo(f"{name}.npy"), "w", force_zip64=values.nbytes >= _ZIP64_BYTES) as stream:
+                np.lib.format.write_array(stream, values, allow_pickle=False)
 
 
 def load_npz(path: str | Path) -> dict[str, NDArray[Any]]:
