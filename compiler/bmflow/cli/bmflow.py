@@ -10,6 +10,7 @@ VERBS = {
     "transform": ("model_transform", "an ONNX model becomes a top module, checked layer by layer"),
     "calibrate": ("run_calibration", "find the range of every layer on sample pictures"),
     "explain": ("model_explain", "why a network loses in 8 bits, layer by layer, and what to do first"),
+    "qtable": ("run_qtable", "which layers are worth running in float, and what that costs"),
     "deploy": ("model_deploy", "a top module becomes a bmodel for one processor, compared step by step"),
     "run": ("model_runner", "run a network of any kind once and save what comes out"),
     "eval": ("model_eval", "accuracy of a detector or classifier"),
