@@ -15,9 +15,9 @@ from bmflow.search.plan import Candidate
 from bmflow.search.sensitivity import FLOAT, Progress, no_progress, rounded
 from bmflow.tables.calibration import CalibrationTable
 
-SAME = 0.01
+SAME = 0.03
 """Thresholds that differ by less than this share count as one."""
-QUIET = 0.01
+QUIET = 0.1
 """Share of the noise in which it is not worth looking for a better threshold."""
 NAME = "mixed"
 
