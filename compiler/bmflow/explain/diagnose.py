@@ -42,6 +42,7 @@ LEAST_BITS = 0.2
 HALF = 0.5
 POOR = 3e-4
 """Noise (-35 dB) above which what a layer reads may be to blame."""
+MUCH = 0.25
 WORTH = 0.1
 """A fault is told when it makes this part of the layer's noise."""
 
@@ -55,6 +56,7 @@ class Fault(Enum):
     LOOSE = "loose range"
     WEIGHTS = "weights"
     OPERAND = "operand"
+    COARSE = "coarse steps"
     CONSTANT = "constant channels"
 
 
@@ -175,7 +177,19 @@ class Clinic:
             return None
         least = max(LEAST, WORTH * (patient.tally.noise(Error.ALONE) or 0.0))
         found = [diagnosis for rule in RULES if (diagnosis := rule(patient, self)) and diagnosis.noise >= least]
-        return max(found, key=lambda diagnosis: diagnosis.noise, default=None) or _constant(patient)
+        return max(found, key=lambda diagnosis: diagnosis.noise, default=None) or self._coarse(patient) or _constant(patient)
+
+    def _coarse(self, patient: Patient) -> Diagnosis | None:
+        """No single fault, yet poor: what takes away most."""
+        alone, savings = patient.tally.noise(Error.ALONE) or 0.0, patient.savings
+        remedy = max(savings, key=lambda remedy: savings[remedy])
+        if alone < POOR or savings[remedy] < MUCH * alone:
+            return None
+        text = (
+            f"its steps of {patient.quantization.scale:.3g} are coarse for most of its values; {remedy.value} takes away an estimated "
+            f"{percent(savings[remedy] / alone)} of its noise"
+        )
+        return Diagnosis(Fault.COARSE, savings[remedy], remedy, text)
 
     def savings(self, name: str) -> dict[Remedy, float]:
         """Part of the noise of a layer alone in INT8 that each remedy takes away, from its result and from the worst of what it reads."""
@@ -238,7 +252,8 @@ def _spread(patient: Patient, clinic: Clinic) -> Diagnosis | None:
     remedy = Remedy.EQUALIZE if patient.scalable[few].all() else Remedy.FLOAT
     advice = "equalization (--we) helps" if remedy is Remedy.EQUALIZE else "their scale is tied here, a float type keeps them"
     count, used = int(few.sum()), percent(float(shares[few].max()))
-    text = f"{count} of {len(few)} output channels use {'at most ' if count > 1 else ''}{used} of the range{_who_stretches(patient, few)}; {advice}"
+    use = "use at most" if count > 1 else "uses"
+    text = f"{count} of {len(few)} output channels {use} {used} of the range{_who_stretches(patient, few)}; {advice}"
     return Diagnosis(Fault.SPREAD, noise, remedy, text)
 
 
@@ -268,7 +283,7 @@ def _half_unused(patient: Patient, clinic: Clinic) -> Diagnosis | None:
     if patient.one_sided:
         remedy, advice = Remedy.PART_ASYMMETRIC, f"--part_asymmetric {gains}"
     elif clinic.bench.options.target.asymmetric:
-        remedy, advice = Remedy.ASYMMETRIC, f"model_deploy --asymmetric {gains}"
+        remedy, advice = Remedy.ASYMMETRIC, f"model_deploy --asymmetric, which concerns every layer, {gains} here"
     else:
         remedy, advice = Remedy.FLOAT, "this processor has no zero points, only a float type gains the bit"
     text = f"one half of the signed range is unused{behind} (values from {low:.4g} to {high:.4g}); {advice}"

@@ -17,7 +17,7 @@ from bmflow.passes.lowering.base import INT8
 from bmflow.search.plan import Candidate, Plan, Planner
 from bmflow.search.scores import Reference, Score, Sums, score
 
-Stored = Mapping[int, np.ndarray]
+Stored = Mapping[str, np.ndarray]
 """Stored numbers of layers by the signature of their plan."""
 OutputSums = Mapping[str, Sums]
 """By output name, of one sample."""
@@ -100,7 +100,7 @@ class Exchanger:
 def walk(plan: Plan, known: Stored, wanted: Collection[str]) -> Iterator[tuple[str, np.ndarray]]:
     """Compute the layers that the wanted ones need and whose values are not known, in program order; yield names and stored values."""
     work, keys = _unknown(plan, known, wanted), plan.signatures
-    made: dict[int, np.ndarray] = {}
+    made: dict[str, np.ndarray] = {}
     readers = Counter(keys[operand] for name in work for operand in plan.pieces[name].operands)
     for name in work:
         piece = plan.pieces[name]

@@ -139,6 +139,23 @@ def test_a_range_far_too_wide_is_named(rng: np.random.Generator) -> None:
     assert found.faults.get("last", "OPERAND") == "OPERAND"
 
 
+def test_a_poor_layer_without_a_single_fault_says_what_helps_most(rng: np.random.Generator) -> None:
+    net = Net()
+    steps = [np.clip(np.rint(rng.normal(size=(1, 3, 12, 12)) * 2), -126, 126) for _ in range(2)]
+    steps[0][0, :, 0, 0], steps[1][0, :, 0, 0] = (
+        127,
+        -127,
+    )  # so that the input is exact in 8 bits, and its range much wider than most of its values
+    inputs = [{"x": (one / 127).astype(np.float32)} for one in steps]
+    first = net.conv("first", net.x, np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2]] * np.linspace(0.55, 1, 6, dtype=np.float32)[:, None])
+    module = net.finish(net.conv("last", first, mixing(rng, 4, 6)))
+    layer = examine(module, inputs, ranges(module, inputs)).layer("first")
+    assert layer.diagnosis is not None
+    assert (layer.diagnosis.fault.name, layer.diagnosis.remedy) == ("COARSE", Remedy.EQUALIZE)
+    saved = layer.savings[Remedy.EQUALIZE]
+    assert f"run_calibration --we takes away an estimated {100 * saved:.0f}"[:-1] in layer.diagnosis.text
+
+
 def test_noise_of_a_filter_follows_its_definition(rng: np.random.Generator) -> None:
     weights = rng.normal(size=(5, 7, 3, 3)).astype(np.float32)
     scales = np.abs(weights).max((1, 2, 3), keepdims=True) / 127
