@@ -29,6 +29,11 @@ Lifted = frozenset[str]
 SPREAD = 6
 """Tables scored on each chain besides those that halving needs, to give the Pareto set its shape."""
 
+PATIENCE = 16
+"""Steps from one table that may fail before no better one is expected."""
+TOLERANCE = 2
+"""A step is tried if the noise it is predicted to add is at most this times what the bar leaves room for."""
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -40,6 +45,11 @@ class Bar:
     def passes(self, score: Score) -> bool:
         """Whether a score is good enough."""
         return score.cosine >= self.cosine and score.sqnr >= self.sqnr
+
+    def noise(self, score: Score) -> float:
+        """The noise at which a table like the one scored would just pass; 1 - cosine is taken as proportional to noise."""
+        by_cosine = score.noise * (1 - self.cosine) / (1 - score.cosine) if score.cosine < 1 else math.inf
+        return min(by_cosine, 10 ** (-self.sqnr / 10))
 
     def missing(self, score: Score) -> str:
         """Say by how much a score misses the bar; empty when it passes."""
@@ -127,6 +137,7 @@ class Search:
         self.units: list[Unit] = [unit for unit in groups if unit]
         self.points: dict[Lifted, Point] = {}
         self._cycles: dict[Lifted, int] = {}
+        self._cut = False
 
     def run(self) -> Found:
         """Search until nothing improves or the time is over."""
@@ -140,8 +151,8 @@ class Search:
         for chain in self.progress(chains[:2], 2, "tables along the noise per cycle"):
             self._halve(chain)
             self._spread(chain)
-        finished = self._improve()
-        return Found(self.points, self.best(), self.model, tuple(self.units), finished)
+        self._improve()
+        return Found(self.points, self.best(), self.model, tuple(self.units), not self._cut)
 
     def candidate(self, lifted: Lifted) -> Candidate:
         """The table with some layers in float."""
@@ -165,7 +176,8 @@ class Search:
         return min(passing, key=_order, default=None)
 
     def _is_over(self) -> bool:
-        return bool(self.seconds) and self.scorer.seconds >= self.seconds
+        self._cut = self._cut or bool(self.seconds and self.scorer.seconds >= self.seconds)
+        return self._cut
 
     def _lifting(self) -> list[Lifted]:
         """From all in 8 bits to all in float."""
@@ -218,35 +230,32 @@ class Search:
             wanted = first + (last - first) * k / (SPREAD + 1)
             self.score(min(chain, key=lambda lifted: abs(self.cycles(lifted) - wanted)))
 
-    def _improve(self) -> bool:
-        """Take what helps the best point until nothing does; False when the time was over before."""
+    def _improve(self) -> None:
+        """Take what helps the best point until nothing does or the time is over."""
         best = self.best()
         refused: set[Lifted] = set()
         while best is not None:
             self.scorer.start_from(self.candidate(best.lifted))
             moves = [lifted for lifted in self._moves(best) if lifted not in refused]
             better = None
-            for lifted in moves:
+            for lifted in moves[:PATIENCE]:
                 if self._is_over():
-                    return False
+                    return
                 point = self.score(lifted)
                 if self.bar.passes(point.score) and _order(point) < _order(best):
                     better = point
                     break
                 refused.add(lifted)
-            if better is None:
-                return True
             best = better
-        return True
 
     def _moves(self, best: Point) -> list[Lifted]:
-        """Tables one step away that are faster, those that save most for the noise they are predicted to add first."""
+        """Tables one step away that are faster and may pass, those that save most for the noise they are predicted to add first."""
         units_now = {unit for unit in self.units if best.lifted.issuperset(unit)}
         steps: list[tuple[float, Lifted]] = []
+        room = TOLERANCE * (self.bar.noise(best.score) - best.score.noise)
         for lifted, units_then in self._near(best.lifted, units_now):
-            saved = best.cycles - self.cycles(lifted)
-            if saved > 0:
-                added = max(self.model.noise(units_then) - self.model.noise(units_now), 1e-12)
+            added = max(self.model.noise(units_then) - self.model.noise(units_now), 1e-12)
+            if added <= room and (saved := best.cycles - self.cycles(lifted)) > 0:
                 steps.append((added / saved, lifted))
         return [lifted for _, lifted in sorted(steps, key=lambda step: (step[0], sorted(step[1])))]
 
