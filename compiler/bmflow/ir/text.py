@@ -19,6 +19,7 @@ from bmflow.ir.types import Quant, float_text
 
 _ALIAS = re.compile(r"^(#loc\w*) = (.*)$", re.MULTILINE)
 _NESTED = re.compile(r"#loc\w*")
+_STRING_OR_COMMENT = re.compile(r'//[^\n]*+|"(?:[^"\\\n\v\f]++|\\(?:["nt\\]|[0-9A-Fa-f]{2}))*+"')
 
 
 def context() -> Context:
@@ -36,6 +37,7 @@ def parse(source: str, path: str = "<text>") -> ModuleOp:
     Raises:
         InputError: with path, line and column of the first problem.
     """
+    _check_strings(source, path)
     try:
         module = Parser(context(), _aliases_first(source), path).parse_module()
         module.verify()
@@ -44,6 +46,16 @@ def parse(source: str, path: str = "<text>") -> ModuleOp:
     except (RecursionError, ValueError, AssertionError, KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"{path}: damaged .mlir text ({type(error).__name__}: {error})") from error
     return module
+
+
+def _check_strings(source: str, path: str) -> None:
+    """Refuse a string that does not end on its line: the lexer's own search for its end takes exponential time."""
+    rest = _STRING_OR_COMMENT.sub(lambda match: " " * len(match[0]), source)
+    at = rest.find('"')
+    if at >= 0:
+        raise InputError(
+            f"{path}: not a module this version reads: line {source.count(chr(10), 0, at) + 1}: a string is not closed or has a bad escape"
+        )
 
 
 def print_module(module: ModuleOp) -> str:

@@ -110,3 +110,10 @@ def test_a_missing_weight_file_is_named(toy: Module, tmp_path: Path) -> None:
     (tmp_path / "toy_weight.npz").unlink()
     with pytest.raises(InputError, match=r"toy_weight.npz"):
         Module.load(tmp_path / "toy.mlir")
+
+
+@pytest.mark.parametrize("damage", ['"top.None', '"' + "a" * 200, r'"\q"'], ids=["open", "long and open", "escape"])
+def test_a_string_that_does_not_end_is_refused_at_once(toy: Module, damage: str) -> None:
+    source = str(toy).replace("func.func @main", f"func.func @m{damage}\n ain", 1)
+    with pytest.raises(InputError, match="line 2: a string is not closed"):
+        text.parse(source)
