@@ -96,11 +96,12 @@ def _named(one: Returned, path: str, bends: Sequence[Point]) -> Returned:
 
 
 def worth_returning(front: Sequence[Point], best: Point, bends: Sequence[Point]) -> list[Point]:
-    """The best, the ends and the bends of a Pareto set, and others evenly, at most MOST_POINTS; fastest first."""
+    """The best, the ends and the bends of a Pareto set, then those farthest in cycles from all before; at most MOST_POINTS, fastest first."""
     chosen = list(dict.fromkeys([best, front[0], front[-1], *bends]))[:MOST_POINTS]
     spare = [point for point in front if point not in chosen]
-    room = min(MOST_POINTS - len(chosen), len(spare))
-    chosen += [spare[(2 * k + 1) * len(spare) // (2 * room)] for k in range(room)]
+    while spare and len(chosen) < MOST_POINTS:
+        chosen.append(max(spare, key=lambda point: min(abs(point.cycles - other.cycles) for other in chosen)))
+        spare.remove(chosen[-1])
     return sorted(chosen, key=lambda point: (point.cycles, point.score.noise))
 
 
