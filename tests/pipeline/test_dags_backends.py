@@ -26,6 +26,8 @@ KNOWN = {
     "BMFLOW_IMAGE_COMPILER": "localhost/compiler@sha256:1", "BMFLOW_IMAGE_TRAIN": "localhost/train@sha256:2",
 }  # fmt: skip
 
+BARE = {name: value for name, value in KNOWN.items() if name != "MLFLOW_TRACKING_URI"}
+
 
 def order(name: str, root: Path, backend: str = "podman", **form: Any) -> Order:
     run = settle(
@@ -80,12 +82,18 @@ def test_a_secret_reaches_only_the_stages_that_declare_it_and_never_a_command_li
     assert SECRET not in json.dumps(backends.pod(here, {**KNOWN, "BMFLOW_SECRET": "mlflow"}))
 
 
-def test_the_store_is_a_database_below_the_run_root_unless_the_environment_names_one(tmp_path: Path) -> None:
-    here = order("register[bm1684x]", tmp_path)
-    bare = {name: value for name, value in KNOWN.items() if name != "MLFLOW_TRACKING_URI"}
-    assert backends.environment(here.stage, here.run, bare)["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/mlflow/mlflow.db"
+def test_the_store_of_processes_is_a_database_below_the_run_root_unless_the_environment_names_one(tmp_path: Path) -> None:
+    here = order("register[bm1684x]", tmp_path, "local")
+    assert backends.environment(here.stage, here.run, BARE)["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/mlflow/mlflow.db"
     assert backends.environment(here.stage, here.run, KNOWN)["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5000"
-    assert f"--volume={tmp_path}/mlflow:{tmp_path}/mlflow:rw" in backends.podman_command(here, bare)
+
+
+def test_containers_without_a_server_of_mlflow_are_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match=r"fetch\[bm1684x\] needs a server; set MLFLOW_TRACKING_URI to .* found nothing"):
+        backends.check(order("fetch[bm1684x]", tmp_path).run, BARE)
+    backends.check(order("fetch[bm1684x]", tmp_path).run, KNOWN)
+    backends.check(order("fetch[bm1684x]", tmp_path, tracking_uri="http://127.0.0.1:5000").run, BARE)
+    backends.check(order("fetch[bm1684x]", tmp_path, "local").run, BARE)
 
 
 def test_a_node_selector_that_is_no_json_object_is_refused(tmp_path: Path) -> None:

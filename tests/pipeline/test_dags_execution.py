@@ -151,7 +151,7 @@ def test_two_runs_of_the_same_dag_at_once_do_not_mix(tmp_path: Path) -> None:
     for day in ("01", "02"):
         home = tmp_path / day
         (home / "airflow").mkdir(parents=True)
-        scenario = {"name": day, "dag": "retrain_and_deploy", "conf": BOTH, "date": f"2026-02-{day}T03:00:00+00:00"}
+        scenario = {"name": day, "dag": "retrain_and_deploy", "conf": {"precisions": ["INT8"]}, "date": f"2026-02-{day}T03:00:00+00:00"}
         (home / "scenarios.json").write_text(json.dumps([scenario]))
         env = environment(home, **stand_in(home, deploy={"sleep": 1})) | {"BMFLOW_RUN_ROOT": str(tmp_path / "runs")}
         words = [sys.executable, str(HERE / "dag_driver.py"), "run", str(home / "scenarios.json"), str(home / "answer.json")]

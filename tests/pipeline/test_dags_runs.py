@@ -65,11 +65,12 @@ def test_a_run_travels_as_json() -> None:
         ({"model": None}, "compile_and_deploy needs model"),
         ({"model": "models/net.onnx"}, "a relative path"),
         ({"model": "/nowhere/net.onnx"}, "no such file or folder"),
+        ({"calibrate_metod": "kl"}, "no setting calibrate_metod; nearest are calibrate_method"),
         ({"processors": []}, "processors: choose at least one"),
         ({"dataset_repo": "https://me:secret@example.com/data.git"}, "dataset_repo: an address with a password"),
         ({"tracking_uri": "postgresql://me:secret@db/mlflow"}, "tracking_uri: an address with a password"),
     ],
-    ids=["no model", "relative", "absent", "no processor", "password in repo", "password in store"],
+    ids=["no model", "relative", "absent", "unknown", "no processor", "password in repo", "password in store"],
 )  # fmt: skip
 def test_a_form_that_cannot_be_is_refused_and_secrets_are_not_repeated(form: dict[str, Any], message: str) -> None:
     with pytest.raises(RefusedError, match=message) as caught:

@@ -52,12 +52,27 @@ def environment(stage: Stage, run: Run, known: Mapping[str, str]) -> dict[str, s
 
 
 def tracking(stage: Stage, run: Run, known: Mapping[str, str]) -> dict[str, str]:
-    """The store of runs and models: what the environment names, by default a database below the run root."""
+    """The store of runs and models: what the environment names; for processes by default a database below the run root."""
     if "MLFLOW_TRACKING_URI" not in stage.env:
         return {}
-    default = "" if is_remote(run.root) else f"sqlite:///{run.root}/mlflow/mlflow.db"
+    default = f"sqlite:///{run.root}/mlflow/mlflow.db" if run.backend == "local" and not is_remote(run.root) else ""
     uri = known.get("MLFLOW_TRACKING_URI") or default
     return {"MLFLOW_TRACKING_URI": uri} if uri else {}
+
+
+def check(run: Run, known: Mapping[str, str]) -> None:
+    """Say before anything has run what its end would fail by.
+
+    Raises:
+        RefusedError: containers would need a database of MLflow, but images hold MLflow's client alone.
+    """
+    users = [task for task in run.tasks.values() if "MLFLOW_TRACKING_URI" in task.stage.env]
+    uri = str(run.settings.get("tracking_uri") or known.get("MLFLOW_TRACKING_URI", ""))
+    if users and run.backend == "podman" and not uri.startswith(("http://", "https://")):
+        raise RefusedError(
+            f"backend {run.backend}: the images hold MLflow's client alone, so {users[0].name} needs a server; set MLFLOW_TRACKING_URI to "
+            f"http(s)://... (scripts/up starts one on this machine), found {uri or 'nothing'}"
+        )
 
 
 def secret_values(stage: Stage, known: Mapping[str, str]) -> tuple[str, ...]:
@@ -105,7 +120,7 @@ def podman_command(order: Order, known: Mapping[str, str]) -> list[str]:
         "--security-opt=no-new-privileges", "--tmpfs=/tmp:rw,mode=1777", f"--network={network}", *user,
         f"--cpus={stage.resources.cpu}", f"--memory={_podman_memory(stage.resources.memory)}", "--stop-timeout=3",
         *(f"--env={name}={value}" for name, value in plain.items()), *(f"--env={name}" for name in stage.secrets if known.get(name)),
-        *(f"--volume={path}:{path}:{mode}" for path, mode in _volumes(order, plain).items()),
+        *(f"--volume={path}:{path}:{mode}" for path, mode in _volumes(order).items()),
         image(stage.image, known), *order.command("python"),
     ]  # fmt: skip
 
@@ -115,7 +130,7 @@ def _podman_memory(text: str) -> str:
     return text[:-2] + unit if unit else text
 
 
-def _volumes(order: Order, plain: Mapping[str, str]) -> dict[str, str]:
+def _volumes(order: Order) -> dict[str, str]:
     """Folders and files to mount at their own place: the run to read, the task's own folder and the cache to write."""
     if is_remote(order.run.root):
         return {}
@@ -123,9 +138,6 @@ def _volumes(order: Order, plain: Mapping[str, str]) -> dict[str, str]:
     found = dict.fromkeys(_readable(order), "ro") | {order.run.folder: "ro", own: "rw"}
     if order.run.cache:
         found[order.run.cache] = "rw"
-    store = plain.get("MLFLOW_TRACKING_URI", "")
-    if store.startswith("sqlite:///"):
-        found[str(Path(store.removeprefix("sqlite:///")).parent)] = "rw"
     for path, mode in found.items():
         if mode == "rw":
             Path(path).mkdir(parents=True, exist_ok=True)

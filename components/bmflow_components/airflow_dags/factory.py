@@ -18,7 +18,7 @@ from airflow.sdk.definitions.param import ParamsDict
 from airflow.sdk.exceptions import AirflowFailException
 
 from bmflow_components import contracts
-from bmflow_components.airflow_dags import form
+from bmflow_components.airflow_dags import backends, form
 from bmflow_components.airflow_dags.run import RefusedError, Run, safe_name, settle, upstream
 from bmflow_components.airflow_dags.stage_task import BMODEL, PLAN, StageTask
 from bmflow_components.pipelines import Node, Pipeline, Runs, items
@@ -68,6 +68,7 @@ def _plan(graph: Pipeline) -> Any:
         context: Any = get_current_context()
         try:
             run = settle(graph, context["params"], safe_name(context["run_id"]), run_root(), _overrides(graph, context))
+            backends.check(run, os.environ)
         except RefusedError as error:
             raise AirflowFailException(str(error)) from error
         return run.json()

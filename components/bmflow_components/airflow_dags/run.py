@@ -5,6 +5,7 @@ The standard library alone. The run travels from the first task to the others as
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -162,6 +163,7 @@ def settle(graph: Pipeline, form: Mapping[str, Any], name: str, root: str, overr
     Raises:
         RefusedError: with what was expected and found.
     """
+    _refuse_unknown(graph, form)
     settings: dict[str, Value] = {}
     for setting in graph.settings():
         value = overrides.get(setting.name, form.get(setting.name))
@@ -183,6 +185,13 @@ def _axis(graph: Pipeline, form: Mapping[str, Any], axis: str) -> tuple[str, ...
     if graph.maps and axis in form and not chosen:
         raise RefusedError(f"{axis}: choose at least one")
     return tuple(dict.fromkeys(chosen))
+
+
+def _refuse_unknown(graph: Pipeline, form: Mapping[str, Any]) -> None:
+    known = {*(setting.name for setting in graph.settings()), *(port.name for port in graph.inputs), "processors", "precisions", "backend"}
+    for name in sorted(set(form) - known):
+        near = difflib.get_close_matches(name, known, 3) or sorted(known)
+        raise RefusedError(f"{graph.name} has no setting {name}; nearest are {', '.join(near)}")
 
 
 def _refuse_secrets(values: Mapping[str, Value]) -> None:
