@@ -30,6 +30,7 @@ class Supervised:
         self._words, self._env, self._say = words, env, say
         self._timeout_s, self._grace_s = timeout_s, grace_s
         self._process: subprocess.Popen[str] | None = None
+        self._killer: threading.Timer | None = None
         self.stopped = False
 
     def run(self) -> int:
@@ -53,6 +54,9 @@ class Supervised:
             raise LimitError(f"stopped after {self._timeout_s:g} s, its limit") from None
         finally:
             self._signal(signal.SIGKILL)  # what it left running
+            if self._killer is not None:
+                self._killer.cancel()  # the number may soon be another group's
+            self._process = None
             reader.join(2.0)
         return code
 
@@ -60,9 +64,9 @@ class Supervised:
         """Ask it to end, then end it; returns at once, so that a signal handler may call it."""
         self.stopped = True
         self._signal(signal.SIGTERM)
-        timer = threading.Timer(self._grace_s, self._signal, (signal.SIGKILL,))
-        timer.daemon = True
-        timer.start()
+        self._killer = threading.Timer(self._grace_s, self._signal, (signal.SIGKILL,))
+        self._killer.daemon = True
+        self._killer.start()
 
     def _signal(self, number: int) -> None:
         if self._process is not None:
