@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bmflow.driver.search import Job
 
 BEST = "best"
-MOST_POINTS = 10
+MOST_POINTS = 8
 """Points of the Pareto set that are compiled as a whole and returned."""
 
 

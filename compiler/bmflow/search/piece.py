@@ -7,7 +7,7 @@ lowered and prepared once. Layers run one after the other this way give bit for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,7 +22,7 @@ from bmflow.ir.values import Attribute, SSAValue
 from bmflow.kernels import Executable, to_real
 from bmflow.passes.lowering.base import INT8, Analysis, Choice
 from bmflow.passes.lowering.propagate import activations
-from bmflow.passes.lowering.ranges import WEIGHT_SCALE_SUFFIX, quantize
+from bmflow.passes.lowering.ranges import WEIGHT_SCALE_SUFFIX
 from bmflow.passes.lowering.writer import Writer, uniform
 from bmflow.passes.rewrite import replace
 
@@ -77,16 +77,28 @@ class Piece:
         return to_real(self.result, raw)
 
 
-def situation(op: LayerOp, choice: Choice, rounded: bool, forms: Mapping[str, Form], analysis: Analysis) -> Situation:
+def situation(
+    op_name: str, operands: Sequence[str], choice: Choice, rounded: bool, forms: Mapping[str, Form], known: Quantizations
+) -> Situation:  # fmt: skip
     """Everything that decides how a layer is written, with the same text in every run; `forms` are those of its operands."""
-    names = operand_names(op)
-    base: Situation = (op.layer_name, rounded, type(choice.lowering).__name__, choice.compute, *(forms[name] for name in names))
+    base: Situation = (op_name, rounded, type(choice.lowering).__name__, choice.compute, *[forms[name] for name in operands])
     if choice.compute != INT8 and not rounded:
         return base
-    table = analysis.options.table
-    scales = table.weight_scales.get(op.layer_name + WEIGHT_SCALE_SUFFIX) if table else None
-    intervals = [(name, analysis.interval(name)) for name in (*names, op.layer_name)]
-    return (*base, scales, *(interval and quantize(interval, name in analysis.asymmetric) for name, interval in intervals))
+    return (*base, known.weight_scales.get(op_name + WEIGHT_SCALE_SUFFIX), *[known[name] for name in (*operands, op_name)])
+
+
+class Quantizations(dict[str, Quantization | None]):
+    """How each layer is stored as an integer, None where it has no range; looked up once."""
+
+    def __init__(self, analysis: Analysis):
+        """`analysis` says it."""
+        super().__init__()
+        table = analysis.options.table
+        self._analysis, self.weight_scales = analysis, table.weight_scales if table else {}
+
+    def __missing__(self, name: str) -> Quantization | None:
+        self[name] = self._analysis.quantization(name) if name in self._analysis.ranges else None
+        return self[name]
 
 
 def operand_names(op: LayerOp) -> tuple[str, ...]:

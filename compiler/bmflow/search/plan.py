@@ -13,10 +13,11 @@ from bmflow.ir.types import dtype_of
 from bmflow.ir.values import Attribute
 from bmflow.passes.lowering import LoweringOptions, decide
 from bmflow.passes.lowering.base import Analysis, Choice
-from bmflow.search.piece import ROUNDED, Form, Piece, Situation, make_piece, situation
+from bmflow.search.piece import ROUNDED, Form, Piece, Quantizations, Situation, make_piece, operand_names, situation
 from bmflow.tables.calibration import CalibrationTable
 from bmflow.tables.precision import PrecisionTable
 
+_Decision = tuple[Analysis, dict[str, Choice], Quantizations]
 Modes = Mapping[str, str]
 """Modes of single layers by name; the others run in the mode of the network, INT8."""
 
@@ -54,8 +55,9 @@ class Planner:
         self.ops: dict[str, LayerOp] = {op.layer_name: op for op in module.layers() if not isinstance(op, TopInputOp)}
         self.inputs: dict[str, Attribute] = {op.layer_name: op.output.type for op in module.inputs}
         self._input_forms = {op.layer_name: dtype_of(op.output) for op in module.inputs}
-        self._pieces: dict[Situation, Piece] = {}
-        self._decisions: dict[tuple[int, str], tuple[Analysis, dict[str, Choice]]] = {}
+        self._reads = {name: operand_names(op) for name, op in self.ops.items()}
+        self._pieces: dict[Situation, tuple[Piece, str]] = {}
+        self._decisions: dict[tuple[int, str], _Decision] = {}
         self._tables: dict[int, CalibrationTable] = {}
 
     def plan(self, candidate: Candidate) -> Plan:
@@ -67,20 +69,27 @@ class Planner:
         pieces: dict[str, Piece] = {}
         signatures = {name: _digest(name) for name in self.inputs}
         forms: dict[str, Form] = dict(self._input_forms)
+        decisions: dict[str, _Decision] = {}
         for name, op in self.ops.items():
             mode = candidate.modes.get(name, "")
             rounded = mode == ROUNDED
-            analysis, choices = self.decision(candidate.table, "F32" if rounded else mode)
-            key = situation(op, choices[name], rounded, forms, analysis)
+            analysis, choices, known = (
+                decisions[mode] if mode in decisions else decisions.setdefault(mode, self._decide(candidate.table, mode))
+            )
+            key = situation(name, self._reads[name], choices[name], rounded, forms, known)
             if key not in self._pieces:
                 kinds = self.inputs | {before: piece.kind for before, piece in pieces.items()}
-                self._pieces[key] = make_piece(len(self._pieces), op, choices[name], rounded, kinds, analysis)
-            piece = pieces[name] = self._pieces[key]
-            forms[name] = piece.form
-            signatures[name] = _digest(repr(key), *(signatures[operand] for operand in piece.operands))
+                self._pieces[key] = (make_piece(len(self._pieces), op, choices[name], rounded, kinds, analysis), _digest(repr(key)))
+            pieces[name], digest = self._pieces[key]
+            forms[name] = pieces[name].form
+            signatures[name] = _digest(digest, *[signatures[operand] for operand in self._reads[name]])
         return Plan(pieces, signatures)
 
-    def decision(self, table: CalibrationTable, mode: str) -> tuple[Analysis, dict[str, Choice]]:
+    def decision(self, table: CalibrationTable) -> Analysis:
+        """What layers are quantized with under a table."""
+        return self._decide(table, "")[0]
+
+    def _decide(self, table: CalibrationTable, mode: str) -> _Decision:
         """How every layer would be lowered if all were asked to have one mode; the empty mode asks for nothing."""
         key = (id(table), mode)
         if key not in self._decisions:
@@ -88,8 +97,10 @@ class Planner:
                 self._decisions.clear()
                 self._tables.clear()
             self._tables[id(table)] = table  # keeps it alive, so that its id stays its own
-            precision = PrecisionTable(dict.fromkeys(self.ops, mode)) if mode else None
-            self._decisions[key] = decide(self.module, replace(self.options, table=table, precision=precision))
+            wanted = "F32" if mode == ROUNDED else mode
+            precision = PrecisionTable(dict.fromkeys(self.ops, wanted)) if wanted else None
+            analysis, choices = decide(self.module, replace(self.options, table=table, precision=precision))
+            self._decisions[key] = (analysis, choices, Quantizations(analysis))
         return self._decisions[key]
 
 

@@ -67,7 +67,7 @@ def noise_model(scorer: Scorer, table: CalibrationTable, groups: Sequence[Unit],
     single = alone(scorer, table, groups, bar)
     floor = scorer.score(Candidate(table, dict.fromkeys(scorer.evaluator.planner.ops, FLOAT))).noise  # 0 but for corrected modules
     concerned = _between(scorer, groups)
-    known = scorer.evaluator.planner.decision(table, "")[0].ranges
+    known = scorer.evaluator.planner.decision(table).ranges
     names = [name for name in concerned if name in known]
     between = {
         name: max(rounded(scorer, table, [name]).noise - floor, 0.0) for name in bar(names, len(names), "values between layers in 8 bits")

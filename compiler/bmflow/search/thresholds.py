@@ -54,7 +54,7 @@ def choose_thresholds(scorer: Scorer, tables: Mapping[str, CalibrationTable], ba
 
 def _loud(scorer: Scorer, table: CalibrationTable, bar: Progress) -> list[str]:
     """Values whose noises make up all but QUIET of the sum, in program order."""
-    analysis = scorer.evaluator.planner.decision(table, "")[0]
+    analysis = scorer.evaluator.planner.decision(table)
     names = [name for name in scorer.evaluator.planner.ops if name in table.ranges and name in analysis.ranges]
     noises = {name: rounded(scorer, table, [name]).noise for name in bar(names, len(names), "values in 8 bits")}
     left, chosen = QUIET * sum(noises.values()), set(names)
@@ -81,6 +81,6 @@ def _differs(table: CalibrationTable, other: CalibrationTable, name: str) -> boo
 def _touched(scorer: Scorer, trials: list[CalibrationTable]) -> list[str]:
     """Values that are quantized differently by some of the tables: the value of the row, and those that share its range."""
     planner = scorer.evaluator.planner
-    analyses = [planner.decision(table, "")[0] for table in trials]
+    analyses = [planner.decision(table) for table in trials]
     known = [name for name in planner.ops if all(name in analysis.ranges for analysis in analyses)]
     return [name for name in known if len({analysis.quantization(name) for analysis in analyses}) > 1]
