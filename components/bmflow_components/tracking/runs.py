@@ -117,10 +117,15 @@ def run_link(store: Store, run_id: str) -> str:
 def _find_or_create(store: Store, record: RunRecord, parent: str) -> Run:
     if found := find_run(store, record.key):
         return found
+    with store.alone():
+        return find_run(store, record.key) or _create(store, record, parent)
+
+
+def _create(store: Store, record: RunRecord, parent: str) -> Run:
     tags = {KEY_TAG: record.key, **({PARENT_TAG: parent} if parent else {})}
     made = store.call("start a run", store.client.create_run, store.experiment_id, tags=tags, run_name=record.name)
     first = find_run(store, record.key) or made
-    if first.info.run_id != made.info.run_id:  # another process began the same work in between: there shall be one run
+    if first.info.run_id != made.info.run_id:  # another machine began the same work in between: there shall be one run
         store.call("drop the double run", store.client.delete_run, made.info.run_id)
     return first
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import importlib.util
 import logging
 import os
 import re
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -134,7 +136,7 @@ class Store:
             raise TrackingError(
                 f"{self}: MLflow's client alone is installed, which opens servers only; install the extra `mlflow`, or give http(s)://..."
             )
-        with self._first_use():
+        with self.alone():
             client = MlflowClient(self.uri, self.uri)
             if self.artifacts:
                 client.search_experiments(max_results=1)
@@ -148,15 +150,18 @@ class Store:
             mlflow.set_registry_uri(self.uri)
 
     @contextlib.contextmanager
-    def _first_use(self) -> Generator[None]:
-        """One process at a time makes the tables of a database file."""
-        if not self.uri.startswith("sqlite:///"):
-            yield
-            return
-        file = Path(self.uri.removeprefix("sqlite:///"))
+    def alone(self) -> Generator[None]:
+        """Keep the other threads and processes of this machine out: for what is looked up first and then made.
+
+        The lock lies beside a database file; for a server, which knows no lock, in the folder of temporary files.
+
+        Raises:
+            InputError: no lock can be written there.
+        """
+        file = Path(f"{self.uri.removeprefix('sqlite:///')}.lock") if self.uri.startswith("sqlite:///") else _server_lock(self.uri)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            handle = open(f"{file}.lock", "w")  # noqa: SIM115 (closed below, after the lock was given back)
+            handle = file.open("w")
         except OSError as error:
             raise InputError(f"{file}: cannot write here ({error.strerror}); choose another folder for the MLflow store") from error
         with contextlib.closing(handle):
@@ -245,6 +250,10 @@ def is_gone(error: BaseException | None) -> bool:
 def _first_line(error: BaseException | None) -> str:
     lines = str(error).strip().splitlines() if error else []
     return redact(lines[0] if lines else type(error).__name__)[:400]
+
+
+def _server_lock(uri: str) -> Path:
+    return Path(tempfile.gettempdir(), f"bmflow-{os.getuid()}-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock")
 
 
 def _seconds(variable: str, default: float) -> float:
