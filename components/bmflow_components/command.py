@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -22,6 +23,7 @@ class Request:
 
     Attributes:
         cache: folder of finished work, empty for none.
+        copies: folder that gets copies of the outputs and of result.json, empty for none.
         executor: what Kubeflow Pipelines said.
         debug: show a traceback when something fails, keep temporary folders.
         command: the words of the command line.
@@ -33,6 +35,7 @@ class Request:
     params: Mapping[str, Value]
     result: str
     cache: str = ""
+    copies: str = ""
     executor: ExecutorInput = field(default_factory=ExecutorInput)
     debug: bool = False
     command: tuple[str, ...] = ()
@@ -63,7 +66,8 @@ def parse(argv: Sequence[str]) -> Request:
     executor = ExecutorInput.parse(options.executor_input) if options.executor_input else ExecutorInput()
     request = Request(
         stage, _inputs(stage, options, executor), _outputs(stage, options, executor), _params(stage, options, executor),
-        uri.absolute(options.result), uri.absolute(options.cache) if options.cache else "", executor, options.debug, (*PROG.split(), *argv),
+        uri.absolute(options.result), uri.absolute(options.cache) if options.cache else "", uri.absolute(options.copies) if options.copies else "",
+        executor, options.debug, (*PROG.split(), *argv),
     )  # fmt: skip
     _check(request)
     return request
@@ -73,17 +77,19 @@ def parser(stage: Stage) -> argparse.ArgumentParser:
     """The option parser of a stage."""
     parse = common.parser(f"{PROG} {stage.name}", stage.summary, f"Paths may be URIs. Example:\n  {example(stage)}")
     parse.allow_abbrev = False
-    ports = parse.add_argument_group("ports")
+    ports = parse.add_argument_group("ports", "An empty path stands for an input that is not given.")
     for port in stage.inputs:
         ports.add_argument(f"--in-{port.name}", action="append", metavar=_metavar(port), help=_port_help(port))
     for port in stage.outputs:
         ports.add_argument(f"--out-{port.name}", metavar=_metavar(port), help=port.help.replace("%", "%%"))
+    ports.add_argument("--find", action="append", default=[], metavar="PORT=PATTERN", help="the files of an input that are there, by a pattern")
     params = parse.add_argument_group("parameters")
     for param in stage.params:
         params.add_argument(f"--{param.name}", type=_reader(param), metavar=_kind(param), help=_param_help(param))
     process = parse.add_argument_group("process")
     process.add_argument("--result", required=True, metavar="FILE", help="result JSON to write: status, figures, digests, durations")
     process.add_argument("--cache", default="", metavar="FOLDER", help="folder of finished work; what is there is not done again")
+    process.add_argument("--copies", default="", metavar="FOLDER", help="folder that gets copies of the outputs and of the result")
     process.add_argument("--executor-input", default="", metavar="JSON", help="what Kubeflow Pipelines says; fills in what is not given")
     return parse
 
@@ -125,12 +131,27 @@ def _reader(param: Param) -> Callable[[str], Value]:
 
 def _inputs(stage: Stage, options: argparse.Namespace, executor: ExecutorInput) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
+    there = _find(stage, options.find)
     for port in stage.inputs:
-        given = getattr(options, f"in_{port.name}") or executor.inputs.get(port.name, [])
+        given = [path for path in getattr(options, f"in_{port.name}") or executor.inputs.get(port.name, []) if path] + there.get(port.name, [])
         if len(given) > 1 and not port.many:
             raise InputError(f"--in-{port.name}: expected one, found {len(given)}: {', '.join(given)}")
         if given:
             found[port.name] = tuple(map(uri.absolute, given))
+    return found
+
+
+def _find(stage: Stage, texts: Sequence[str]) -> dict[str, list[str]]:
+    """The files of every `PORT=PATTERN`, sorted; there may be none."""
+    found: dict[str, list[str]] = {}
+    known = [port.name for port in stage.inputs]
+    for text in texts:
+        name, sign, pattern = text.partition("=")
+        if not sign or name not in known:
+            raise InputError(f"--find {text}: expected PORT=PATTERN with one of {', '.join(known) or 'no port at all'}")
+        if uri.is_remote(pattern):
+            raise InputError(f"--find {text}: expected the pattern of a local path, found a URI")
+        found.setdefault(name, []).extend(sorted(glob.glob(str(uri.local(pattern)))))
     return found
 
 

@@ -256,10 +256,11 @@ def _compile(model: str, detector: str, before: tuple[Node, ...]) -> tuple[Node,
         Node("transform", "transform", {"model": model, "dataset": "dataset.dataset", "given_detector": detector}),
         Node("calibrate", "calibrate", {"mlir": "transform.mlir", "dataset": "dataset.dataset"}),
         Node("qtable", "qtable", {
-            "mlir": "transform.mlir", "table": "calibrate.table", "dataset": "dataset.dataset",
+            "mlir": "transform.mlir", "corrected": "calibrate.corrected", "table": "calibrate.table", "dataset": "dataset.dataset",
         }, {}, _CANDIDATE, ("MIXED",)),
         Node("deploy", "deploy", {
-            "mlir": "transform.mlir", "reference": "transform.reference", "table": "calibrate.table", "qtable": "qtable.qtable",
+            "mlir": "transform.mlir", "corrected": "calibrate.corrected", "reference": "transform.reference", "table": "calibrate.table",
+            "qtable": "qtable.qtable",
         }, {}, _CANDIDATE),
         Node("evaluate_float", "evaluate", {
             "dataset": "dataset.dataset", "model": model, "detector": "transform.detector",
@@ -278,13 +279,13 @@ def _compile(model: str, detector: str, before: tuple[Node, ...]) -> tuple[Node,
         Node("report", "report", {
             "decisions": "gate.decision", "candidates": "evaluate.metrics", "float": "evaluate_float.metrics",
             "champions": "evaluate_champion.metrics", "estimates": "deploy.estimate", "similarities": "deploy.similarity",
-            "worst": "evaluate.worst", "split": "dataset.split", "results": results, **training,
+            "worst": "evaluate.worst", "histograms": "calibrate.histograms", "split": "dataset.split", "results": results, **training,
         }, {}, (), (), Runs.ALWAYS),
         Node("register", "register", {
             "decision": "gate.decision", "bmodels": "deploy.bmodel", "candidates": "evaluate.metrics", "float": "evaluate_float.metrics",
             "estimates": "deploy.estimate", "similarities": "deploy.similarity", "worst": "evaluate.worst", "table": "calibrate.table",
             "qtables": "qtable.qtable", "detector": "transform.detector", "split": "dataset.split", "report": "report.report", "results": results,
-            **({"training": "train.metrics"} if training else {}),
+            **({"training": "train.metrics", **training} if training else {}),
         }, {}, _EACH, (), Runs.SOME),
     )  # fmt: skip
 

@@ -23,12 +23,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from bmflow import artifacts
 from bmflow.errors import BmflowError, CompileError, InputError
 
 from bmflow_components import cache, command, commit, contracts, uri
 from bmflow_components.command import Request
 from bmflow_components.job import Job, Outcome
-from bmflow_components.ports import Port
+from bmflow_components.ports import RESULT, Port
 from bmflow_components.result import Item, Result, peak_bytes, versions
 from bmflow_components.terminate import terminator
 from bmflow_components.tracking.redact import redact
@@ -269,6 +270,9 @@ class Process:
         """Write result.json last of all, answer the orchestrator, say one line."""
         self._write_result()
         self._request.executor.answer(self._stage, self._result)
+        if self._request.copies:
+            self._copy_outputs()
+            self._copy_result()
         figures = "  ".join(f"{name} {value:.6g}" for name, value in list(self._result.metrics.items())[:6])
         if self._result.error:
             print(f"{self._stage.name}: {self._result.error}", file=sys.stderr)
@@ -287,6 +291,29 @@ class Process:
         if self._remote:
             uri.put(self._result_file, self._request.result)
 
+    def _copy_outputs(self) -> None:
+        """Put copies of the outputs beside each other, under the names that they have in a run's folder."""
+        folder, ready = Path(self._request.copies), self._folder("copies")
+        files: dict[Path, Path] = {}
+        for name, place in self._request.outputs.items():
+            file = self._stage.output(name).file
+            part = ready / file
+            if uri.is_remote(place):
+                uri.fetch(place, part)
+            else:
+                cache.copy(uri.local(place), part)
+            files[folder / file] = part
+        commit.publish(files)
+
+    def _copy_result(self) -> None:
+        """The result beside the copies of the outputs, last of all; its paths are theirs."""
+        if not self._request.copies:
+            return
+        folder = Path(self._request.copies)
+        outputs = {name: replace(item, path=str(folder / self._stage.output(name).file)) for name, item in self._result.outputs.items()}
+        folder.mkdir(parents=True, exist_ok=True)
+        artifacts.write_text(folder / RESULT.file, replace(self._result, outputs=outputs).json())
+
     def _fail(self, text: str, code: int, retryable: bool) -> int:
         message = redact(text)
         print(f"{self._stage.name}: {message}", file=sys.stderr)
@@ -295,6 +322,7 @@ class Process:
         )  # fmt: skip
         with contextlib.suppress(OSError, BmflowError):  # a full disk is reported on standard error at least
             self._write_result()
+            self._copy_result()
         return code
 
     def _terminated(self, name: str) -> None:
@@ -305,6 +333,7 @@ class Process:
         if self._work:
             with contextlib.suppress(OSError, BmflowError):
                 self._write_result()
+                self._copy_result()
             shutil.rmtree(self._work, ignore_errors=True)
 
     def _time(self, part: str, start: float) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bmflow_components.ports import Image, Kind, Param, Port, Resources, Stage
 
 PROCESSORS = ("bm1684x", "bm1688", "cv186x", "bm1690", "bm1684", "cv183x", "cv182x", "cv181x", "cv180x")
@@ -21,6 +23,14 @@ _GIVEN_DETECTOR = Port(
 )
 _MODEL = Port("model", Kind.MODEL, "model.onnx", "the network as an ONNX file")
 _MLIR = Port("mlir", Kind.MLIR, "mlir", "model.mlir (top dialect) with its weights", folder=True)
+_CORRECTED = Port(
+    "corrected",
+    Kind.MLIR,
+    "corrected",
+    "the module as the calibration table is for it, from calibrate (default: mlir)",
+    folder=True,
+    optional=True,
+)
 _TABLE = Port("table", Kind.TABLE, "calibration_table", "range of every tensor", optional=True)
 _CANDIDATES = Port("candidates", Kind.METRICS, "metrics.json", "accuracy and cost of each bmodel, from evaluate", many=True)
 _FLOAT = Port("float", Kind.METRICS, "metrics.json", "accuracy of the float network, from evaluate", optional=True)
@@ -112,10 +122,12 @@ TRANSFORM = Stage(
 
 CALIBRATE = Stage(
     "calibrate",
-    "Find the range of every tensor from the calibration pictures.",
+    "Find the range of every tensor from the calibration pictures; correct the module for 8 bits when asked to.",
     inputs=(_MLIR, _DATASET),
     outputs=(
         Port("table", Kind.TABLE, "calibration_table", "range of every tensor"),
+        Port("corrected", Kind.MLIR, "corrected", "the module that the table is for: corrected by we and bc, else as given", folder=True),
+        Port("histograms", Kind.RECORD, "histograms.json", "absolute values of every tensor, counted, beside its threshold"),
         Port("patterns", Kind.TABLE, "shape_pattern_qtable", "layers that patterns of the network keep in float; for use in quantize_table"),
     ),
     params=(
@@ -123,6 +135,9 @@ CALIBRATE = Stage(
         Param("input_num", 0, "pictures used, 0 for all of the calibration set", least=0),
         Param("tune_num", 5, "batches that ranges are tuned on, 0 for none", least=0),
         Param("bins", 2048, "bins of a histogram", least=128),
+        Param("we", False, "weight equalization: every channel gets a scale of its own, through SiLU too", basic=True),
+        Param("bc", False, "bias correction: mean 8-bit errors are taken out of the biases", basic=True),
+        Param("bc_inference_num", 30, "pictures that bias correction averages over", least=1),
         Param("part_asymmetric", False, "give SiLUs that only convolutions read a zero point"),
         Param("processor", "bm1684x", "processor whose float type the pattern table names", PROCESSORS),
         _THREADS,
@@ -135,6 +150,7 @@ QTABLE = Stage(
     "Search the number type of every layer: as fast as the accuracy bar allows.",
     inputs=(
         _MLIR,
+        _CORRECTED,
         Port("table", Kind.TABLE, "calibration_table", "range of every tensor"),
         _DATASET,
     ),
@@ -158,6 +174,7 @@ DEPLOY = Stage(
     "Lower a top module, generate code for one processor in one number type, and compare every step.",
     inputs=(
         _MLIR,
+        replace(_CORRECTED, help=f"{_CORRECTED.help}; compiled for INT8 and MIXED"),
         Port("reference", Kind.RECORD, "reference", "from transform; without it nothing is compared", folder=True, optional=True),
         _TABLE,
         Port("qtable", Kind.TABLE, "quantize_table", "number types of single layers; needed for MIXED", optional=True),
@@ -262,6 +279,7 @@ REGISTER = Stage(
         _DETECTOR,
         Port("split", Kind.RECORD, "split.json", "the dataset's record", optional=True),
         Port("training", Kind.METRICS, "metrics.json", "figures of the training", optional=True),
+        Port("curves", Kind.RECORD, "curves.csv", "losses and accuracy by epoch", optional=True),
         Port("report", Kind.REPORT, "report.html", "the run's report", optional=True),
         Port("results", Kind.RECORD, "result.json", "results of the stages before", many=True, optional=True),
     ),
@@ -292,6 +310,7 @@ REPORT = Stage(
         Port("similarities", Kind.METRICS, "similarity.json", "per-layer comparison of each candidate", many=True, optional=True),
         Port("worst", Kind.PICTURES, "worst", "worst pictures of each candidate", folder=True, many=True, optional=True),
         Port("curves", Kind.RECORD, "curves.csv", "losses and accuracy by epoch", optional=True),
+        Port("histograms", Kind.RECORD, "histograms.json", "what the thresholds of calibrate cut off", optional=True),
         Port("split", Kind.RECORD, "split.json", "the dataset's record", optional=True),
         Port("results", Kind.RECORD, "result.json", "results of the stages before", many=True, optional=True),
     ),

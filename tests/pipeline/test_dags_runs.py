@@ -94,8 +94,9 @@ def test_the_command_is_that_of_the_contract_with_axes_settings_and_cache() -> N
     words = run.command(deploy, everything, "python")
     base = "/runs/compile_and_deploy/one"
     assert words == [
-        "python", "-m", "bmflow_components", "deploy", "--in-mlir", f"{base}/transform/mlir", "--in-reference", f"{base}/transform/reference",
-        "--in-table", f"{base}/calibrate/calibration_table", "--in-qtable", f"{base}/qtable/bm1688-MIXED/quantize_table",
+        "python", "-m", "bmflow_components", "deploy", "--in-mlir", f"{base}/transform/mlir", "--in-corrected", f"{base}/calibrate/corrected",
+        "--in-reference", f"{base}/transform/reference", "--in-table", f"{base}/calibrate/calibration_table",
+        "--in-qtable", f"{base}/qtable/bm1688-MIXED/quantize_table",
         "--out-bmodel", f"{base}/deploy/bm1688-MIXED/model.bmodel", "--out-similarity", f"{base}/deploy/bm1688-MIXED/similarity.json",
         "--out-estimate", f"{base}/deploy/bm1688-MIXED/estimate.json", "--processor", "bm1688", "--quantize", "MIXED", "--asymmetric", "true",
         "--tolerance", "0.80,0.40", "--result", f"{base}/deploy/bm1688-MIXED/result.json", "--cache", "/runs/cache",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from bmflow.tables.calibration import CalibrationTable
 from bmflow_components import contracts
 from bmflow_components.local import Plan, Runner, State
 from bmflow_components.ports import Value
@@ -43,9 +45,9 @@ class Made:
         }
 
 
-def run(folder: Path, settings: dict[str, Value], bars: Path, jobs: int = 2) -> Made:
+def run(folder: Path, settings: dict[str, Value], bars: Path, jobs: int = 2, without: Sequence[str] = WITHOUT) -> Made:
     """Compile the example for F16 and INT8 up to the gate."""
-    pipeline = contracts.without(contracts.pipeline("compile_and_deploy"), WITHOUT)
+    pipeline = contracts.without(contracts.pipeline("compile_and_deploy"), without)
     plan = Plan(pipeline, folder, ["bm1684x"], ["F16", "INT8"], {"model": str(MODEL), "bars": str(bars)}, settings, jobs)
     runner = Runner(plan)
     return Made(plan, runner, runner.run())
@@ -120,3 +122,23 @@ def test_nothing_that_passes_is_exit_code_three_with_every_reason(made: Made, tm
     note = (made.plan.folder / "gate/bm1684x/decision.md").read_text()
     assert note.startswith("# Not passed: bm1684x")
     assert note.count("above the allowed 0.001 ms") == 2
+
+
+def test_a_table_without_corrections_belongs_to_the_module_as_it_was_transformed(made: Made) -> None:
+    digests = made.digests()
+    assert digests["calibrate.corrected"] == digests["transform.mlir"]
+    tensors = json.loads((made.plan.folder / "calibrate" / "histograms.json").read_text())["tensors"]
+    table = CalibrationTable.load(str(made.plan.folder / "calibrate" / "calibration_table"))
+    assert {tensor["name"]: tensor["high"] for tensor in tensors} == pytest.approx({n: r.high for n, r in table.ranges.items()}, abs=1e-6)
+
+
+def test_corrections_change_what_is_compiled_in_8_bits_and_nothing_else(tmp_path: Path, made: Made, bars: Path) -> None:
+    settings = {**SETTINGS, "calibrate_we": True, "calibrate_bc": True, "calibrate_bc_inference_num": 3}
+    del settings["evaluate_pictures"]
+    corrected = run(tmp_path / "run", settings, bars, without=[*WITHOUT, "evaluate", "evaluate_float", "gate"])
+    before, after = made.digests(), corrected.digests()
+    changed = {name for name in after if after[name] != before[name]}
+    assert corrected.code == 0
+    assert {"calibrate.corrected", "calibrate.table", "deploy[bm1684x/INT8].bmodel"} <= changed
+    assert not {name for name in changed if name.startswith(("dataset", "transform", "deploy[bm1684x/F16]"))}
+    assert corrected.result("calibrate").facts["corrected"] == "we, bc"

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bmflow.calibration.histogram import Histogram
 from bmflow.calibration.kurtosis import kurtosis
-from bmflow.calibration.methods import Estimate, Method, Sample, estimate
+from bmflow.calibration.methods import Estimate, KlEstimate, Method, Sample, estimate
 from bmflow.calibration.percentile import Extremes, extremes_to_keep, percentage
 from bmflow.errors import InputError
 from bmflow.ir.layer import layer_name
@@ -24,10 +25,12 @@ _SAME_VALUES = ("top.Reshape", "top.Permute", "top.Depth2Space")
 
 @dataclass
 class Tensor:
-    """Running statistics of one tensor; `extremes` of values and `magnitudes` of |x| only where the method needs them, kurtosis when asked for."""
+    """Running statistics of one tensor; `extremes` of values and `magnitudes` of |x| only where the method needs them, kurtosis and, beside
+    methods that keep none, a histogram when asked for."""
 
     estimate: Estimate
     with_kurtosis: bool = False
+    histogram: Histogram | None = None
     extremes: Extremes | None = None
     magnitudes: Extremes | None = None
     low: float = np.inf
@@ -44,6 +47,8 @@ class Tensor:
         """Take the float32 values of one sample and their extremes."""
         self.low, self.high = min(self.low, low), max(self.high, high)
         self.estimate.add(Sample(values, low, high, self.largest))
+        if self.histogram is not None:
+            self.histogram.add(values, self.largest)
         if self.extremes:
             self.extremes.add(values)
         if self.magnitudes:
@@ -60,7 +65,9 @@ class Statistics:
     type of every tensor.
     """
 
-    def __init__(self, module: Module, method: Method, batches: int, bins: int = 2048, with_kurtosis: bool = False):
+    def __init__(
+        self, module: Module, method: Method, batches: int, bins: int = 2048, with_kurtosis: bool = False, with_histograms: bool = False
+    ):
         """`batches` is the number planned; fewer may come."""
         self._method = method
         self.kinds: dict[str, str] = {}
@@ -74,6 +81,8 @@ class Statistics:
         self._tensors: dict[str, Tensor] = {}
         for index, name in enumerate(self._names):
             tensor = self._tensors.setdefault(self._source[name], Tensor(estimate(method, bins), with_kurtosis))
+            if with_histograms and method is not Method.KL:
+                tensor.histogram = tensor.histogram or Histogram(bins)
             keep = extremes_to_keep(percentage(index, len(self._names)), batches * elements[name])
             if method is Method.PERCENTILE:
                 tensor.extremes = tensor.extremes or Extremes.of(keep)  # the first index of a group keeps most
@@ -110,6 +119,10 @@ class Statistics:
         """Mean over samples of every tensor's kurtosis; 0 when it was not gathered."""
         return {name: self._of(name).kurtosis for name in self._names}
 
+    def histograms(self) -> dict[str, Histogram]:
+        """Counts of every tensor's absolute values; empty ones when they were not gathered."""
+        return {name: _histogram(self._of(name)) for name in self._names}
+
     def _of(self, name: str) -> Tensor:
         return self._tensors[self._source[name]]
 
@@ -141,3 +154,7 @@ class Statistics:
             if self.kinds[name] in ("top.Conv", "top.MatMul"):
                 break
         return kept
+
+
+def _histogram(tensor: Tensor) -> Histogram:
+    return tensor.estimate.histogram if isinstance(tensor.estimate, KlEstimate) else tensor.histogram or Histogram()

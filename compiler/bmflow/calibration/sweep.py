@@ -29,13 +29,14 @@ def collect(
     threads: int = 2,
     progress: Progress | None = None,
     with_kurtosis: bool = False,
+    with_histograms: bool = False,
 ) -> Statistics:
     """Gather the statistics of every tensor; memory depends on the network and `threads`, not on the number of samples.
 
     Raises:
         InputError: no sample, or too few of them, can be used; a tensor holds NaN or infinity.
     """
-    return collect_all(module, loader, [method], bins, threads, progress, with_kurtosis)[method]
+    return collect_all(module, loader, [method], bins, threads, progress, with_kurtosis, with_histograms)[method]
 
 
 def collect_all(
@@ -46,10 +47,11 @@ def collect_all(
     threads: int = 2,
     progress: Progress | None = None,
     with_kurtosis: bool = False,
+    with_histograms: bool = False,
 ) -> dict[Method, Statistics]:
     """`collect` for several methods in one pass."""
     planned = -(-len(loader.entries) // loader.batch)
-    statistics = {method: Statistics(module, method, planned, bins, with_kurtosis) for method in methods}
+    statistics = {method: Statistics(module, method, planned, bins, with_kurtosis, with_histograms) for method in methods}
     exposed = next(iter(statistics.values())).exposed
     executable = Executable(module, exposed, threads=1)  # whole batches run side by side: less waiting than threads inside one
     with ThreadPoolExecutor(threads) as pool:

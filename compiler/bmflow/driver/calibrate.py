@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bmflow import artifacts
-from bmflow.calibration import kurtosis, patterns, samples, sweep
+from bmflow.calibration import histograms, kurtosis, patterns, samples, sweep
 from bmflow.calibration.collect import Statistics
 from bmflow.calibration.methods import Method
 from bmflow.calibration.tune import TuneSettings, tune
@@ -31,6 +31,7 @@ class CalibrateOptions:
     input_num: samples taken, 0 for all. tune_num: batches tuned on, 0 for no tuning; the samples are those of `tune_list` (all of
     them) or the first that calibrate. quantize_table: where the table of float layers goes, by default `shape_pattern_qtable`
     beside the calibration table. kurtosis: also write the kurtosis of every tensor, `kurtosis_analysis` beside the table.
+    histograms: file for the histograms of all tensors with their thresholds; none when empty.
     part_asymmetric: give SiLUs that only convolutions read a zero point.
     """
 
@@ -49,6 +50,7 @@ class CalibrateOptions:
     threads: int = 2
     kurtosis: bool = False
     part_asymmetric: bool = False
+    histograms: str = ""
 
 
 def calibrate(options: CalibrateOptions, progress: Progress | None = None, show: Callable[[str], None] = print) -> CalibrationTable:
@@ -69,7 +71,7 @@ def calibrate(options: CalibrateOptions, progress: Progress | None = None, show:
     loader = samples.Loader(module, entries)
     statistics = sweep.collect(
         module, loader, options.method, options.bins, options.threads,
-        lambda items, total: bar(items, total, "activation_collect_and_calc_th"), options.kurtosis,
+        lambda items, total: bar(items, total, "activation_collect_and_calc_th"), options.kurtosis, bool(options.histograms),
     )  # fmt: skip
     show(f"real input_num = {loader.used}")
     tune_num = _tune_num(options, len(tune_entries))
@@ -81,6 +83,8 @@ def calibrate(options: CalibrateOptions, progress: Progress | None = None, show:
     )  # fmt: skip
     table.save(options.table)
     patterns.pattern_table(module, options.chip).save(_qtable_path(options))
+    if options.histograms:
+        artifacts.write_text(options.histograms, histograms.report(statistics.histograms(), table.ranges, statistics.kinds))
     if options.kurtosis:
         artifacts.write_text(Path(options.table).parent / kurtosis.FILE, kurtosis.report(statistics.kurtosis(), statistics.kinds))
     return table

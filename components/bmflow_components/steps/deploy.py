@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from bmflow import artifacts
@@ -11,6 +12,7 @@ from bmflow.container import bmodel
 from bmflow.driver.deploy import Deployed, DeployOptions, deploy
 from bmflow.driver.validate import real_values
 from bmflow.errors import InputError
+from bmflow.ir.module import Module
 from bmflow.ir.types import DType, dtype_of
 from bmflow.numerics.similarity import Report, compare
 from bmflow.simulator import Simulator
@@ -46,12 +48,19 @@ def _options(job: Job) -> DeployOptions:
     reference = job.optional("reference")
     inputs = [str(reference / "inputs.npz")] if reference else []
     return DeployOptions(
-        str(job.input("mlir") / "model.mlir"), job.text("processor"), str(job.output("bmodel")), "INT8" if mixed else job.text("quantize"),
+        str(_module(job)), job.text("processor"), str(job.output("bmodel")), "INT8" if mixed else job.text("quantize"),
         job.flag("asymmetric"), str(job.optional("table") or ""), str(job.optional("qtable") or ""), inputs,
         str(reference / "outputs.npz") if reference else "", _bounds(job, "tolerance"), _bounds(job, "correctness"),
         common.comma_list(job.text("excepts")), quant_input=job.flag("quant_input"), quant_output=job.flag("quant_output"),
         high_precision=job.flag("high_precision"),
     )  # fmt: skip
+
+
+def _module(job: Job) -> Path:
+    """The module to lower: for number types that a calibration table serves the one that the table was made for."""
+    corrected = job.optional("corrected")
+    folder = corrected if corrected and job.text("quantize") in ("INT8", "MIXED") else job.input("mlir")
+    return folder / "model.mlir"
 
 
 def _bounds(job: Job, name: str) -> tuple[float, float] | None:
@@ -86,8 +95,12 @@ def _write_similarity(job: Job, options: DeployOptions, done: Deployed) -> None:
 
 
 def _layers(options: DeployOptions, done: Deployed) -> list[dict[str, Any]]:
-    """Every layer of the lowered module against the float network's, with the number type that it is stored in."""
-    inputs, references = artifacts.load_npz(options.test_input[0]), artifacts.load_npz(options.test_reference)
+    """Every layer of the lowered module against the top module's, with the number type that it is stored in.
+
+    A corrected module has other values inside than the float network, whose outputs were compared before.
+    """
+    inputs = artifacts.load_npz(options.test_input[0])
+    references = real_values(Module.load(options.mlir), inputs, True)
     report = compare(real_values(done.module, inputs, True), references, options.tolerance or (0.0, 0.0))
     about = {op.layer_name: {"op": op.name, "mode": _MODES[dtype_of(op.results[0])]} for op in done.module.layers()}
     return similarity.rows(report, about)

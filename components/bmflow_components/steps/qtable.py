@@ -41,11 +41,11 @@ def _options(job: Job) -> SearchOptions:
     from bmflow.driver.search import Kind, SearchOptions
 
     pictures = Split.load(job.input("dataset")).images("calibration")
-    calibrate = CalibrateOptions(
-        str(job.input("mlir") / "model.mlir"), str(job.scratch / "calibration_table"), str(pictures), chip=job.text("processor")
-    )
+    given, corrected = job.input("mlir") / "model.mlir", job.optional("corrected")
+    module = corrected / "model.mlir" if corrected else given
+    calibrate = CalibrateOptions(str(module), str(job.scratch / "calibration_table"), str(pictures), chip=job.text("processor"))
     return SearchOptions(
-        calibrate, Kind.PARETO, str(job.scratch / "quantize_table"), str(job.input("table")), expected_cos=job.real("target"),
+        calibrate, Kind.PARETO, str(job.scratch / "quantize_table"), str(job.input("table")), str(given), expected_cos=job.real("target"),
         float_type=job.text("float_type"), inference_num=job.whole("input_num"), time_budget=job.real("time_budget"),
     )  # fmt: skip
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from bmflow.calibration.collect import Statistics
+from bmflow.calibration.histograms import coarse, report
 from bmflow.calibration.methods import Method
 from bmflow.dialects.top.conv import TopConvOp
 from bmflow.dialects.top.elementwise import TopSigmoidOp, TopSiLUOp
@@ -120,3 +123,35 @@ def test_numbers_that_no_range_can_bound_are_refused(module: Module, rng: np.ran
 
 def test_methods_are_known_by_both_spellings() -> None:
     assert Method.named("use_mse") is Method.named("mse") is Method.MSE
+
+
+@pytest.mark.parametrize("method", Method)
+def test_histograms_hold_every_value_but_zeros_whatever_the_method(module: Module, rng: np.random.Generator, method: Method) -> None:
+    """Counts against numpy's own, but for values within half a fine bin of a border, which may lie beside it."""
+    statistics = Statistics(module, method, 2, with_histograms=True)
+    samples = [batch(rng), batch(rng, 0.5)]
+    for sample in samples:
+        statistics.add(sample)
+    found = statistics.histograms()
+    assert list(found) == ["x", "conv", "silu", "flat", "turned", "sigmoid"]
+    for name in ("conv", "turned"):
+        values = np.abs(np.stack([sample["silu" if name == "turned" else name] for sample in samples]))
+        width, counts = coarse(found[name], 16)
+        expected, _ = np.histogram(values, 16, (0, 16 * width))
+        assert 16 * width == pytest.approx(values.max(), rel=0.01)
+        assert sum(counts) == values.size
+        assert np.abs(np.cumsum(counts) - np.cumsum(expected)).max() <= 0.01 * values.size
+
+
+def test_the_page_of_histograms_has_a_line_for_every_tensor_with_its_range(module: Module, rng: np.random.Generator) -> None:
+    statistics = Statistics(module, Method.KL, 1)
+    statistics.add(batch(rng) | {"conv": np.zeros(SHAPE, np.float32)})
+    ranges = statistics.ranges()
+    found = {tensor["name"]: tensor for tensor in json.loads(report(statistics.histograms(), ranges, statistics.kinds))["tensors"]}
+    assert list(found) == list(ranges)
+    assert (found["silu"]["op"], found["silu"]["threshold"], found["silu"]["high"]) == (
+        "top.SiLU",
+        ranges["silu"].threshold,
+        ranges["silu"].high,
+    )
+    assert found["conv"]["counts"] == [0] * 64

@@ -66,10 +66,10 @@ def test_an_input_of_many_is_repeated_and_templates_pass_through() -> None:
     ("inputs", "outputs", "params", "message"),
     [
         ({"mlri": "x"}, {}, {}, "has no input mlri; it has dataset, mlir"),
-        ({"mlir": "x", "dataset": "y"}, {"tables": "x"}, {}, "has no output tables; it has patterns, table"),
+        ({"mlir": "x", "dataset": "y"}, {"tables": "x"}, {}, "has no output tables; it has corrected, histograms, patterns, table"),
         ({"mlir": "x", "dataset": "y"}, {"table": "x", "patterns": "y"}, {"methods": "kl"}, "has no parameter methods"),
-        ({"mlir": "x"}, {"table": "x", "patterns": "y"}, {}, "dataset missing"),
-        ({"mlir": "x", "dataset": "y"}, {"table": "x"}, {}, "patterns missing"),
+        ({"mlir": "x"}, {"table": "x", "patterns": "y"}, {}, "dataset, corrected, histograms missing"),
+        ({"mlir": "x", "dataset": "y"}, {"table": "x"}, {}, "corrected, histograms, patterns missing"),
     ],
 )
 def test_wrong_ports_and_parameters_are_refused(
