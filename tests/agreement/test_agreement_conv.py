@@ -57,6 +57,9 @@ INT8 = [
     Conv("pointwise", 64, 40, (20, 20), (1, 1), pads=(0, 0, 0, 0), relu=True, y=DType.U8),
     Conv("asymmetric", 20, 33, (11, 7), zero_x=-13, zero_y=9, relu=True),
     Conv("asymmetric unsigned", 20, 33, (11, 7), zero_x=200, x=DType.U8, zero_y=3, y=DType.U8),
+    Conv("head of a detector", 40, 85, (20, 20), (1, 1), pads=(0, 0, 0, 0), y=DType.I16, x=DType.U8),
+    Conv("16 bits, depthwise", 16, 16, (9, 9), group=16, y=DType.I16),
+    Conv("16 bits, asymmetric", 20, 33, (11, 7), zero_x=-13, y=DType.I16),
     Conv("no bias", 5, 7, (8, 8), bias=False),
     Conv("dilated", 8, 8, (15, 14), dilation=(2, 3), pads=(2, 3, 2, 3)),
     Conv("groups", 12, 8, (7, 9), group=4),
@@ -75,7 +78,7 @@ INT8 = [
 
 def requantization(case: Conv, rng: np.random.Generator, taps: int) -> tuple[list[int], list[int]]:
     """Multipliers and shifts that use the range of the result."""
-    shift = 30 + round(log2(taps**0.5 * 127 * 0.8))
+    shift = 30 + round(log2(taps**0.5 * 127 * 0.8)) - 8 * (case.y.itemsize - 1)
     return [int(m) for m in rng.integers(1 << 29, 1 << 30, case.oc)], [shift - int(i) % 2 for i in range(case.oc)]
 
 

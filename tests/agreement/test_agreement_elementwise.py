@@ -112,6 +112,13 @@ def test_casts_between_integers_and_floats_are_identical(dtype: DType, x: DType,
     net.check(real, back, units=0)
 
 
+@pytest.mark.parametrize("dtype", FLOATS, ids=lambda d: d.value)
+@pytest.mark.parametrize("scale", [1 / 1024, 0.0003797], ids=str)
+def test_heads_of_16_bits_turn_to_floats_alike(dtype: DType, scale: float, rng: np.random.Generator) -> None:
+    net = Network(rng)
+    net.check(net.op(TpuCastOp, "y", [net.input("x", (1, 70, 5, 7), DType.I16, 0, scale)], (1, 70, 5, 7), dtype), units=0)
+
+
 @pytest.mark.parametrize("to", FLOATS, ids=lambda d: d.value)
 @pytest.mark.parametrize("source", FLOATS, ids=lambda d: d.value)
 def test_casts_among_floats_are_identical(source: DType, to: DType, rng: np.random.Generator) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from bmflow.ir.layer import LayerOp
 from bmflow.ir.module import Module
+from bmflow.passes.lowering.heads import is_head
 from bmflow.tables.precision import PrecisionTable
 
 PATTERN_LAYERS = "pattern layers"
@@ -65,16 +66,6 @@ def one_sided(module: Module) -> tuple[str, ...]:
         if silu and users and all(user.name == "top.Conv" for user in users):
             found += [op.layer_name, *(user.layer_name for user in users)]
     return tuple(dict.fromkeys(found))
-
-
-def is_head(op: LayerOp) -> bool:
-    """Whether a layer is a head convolution: fed by an activation, used once, by a Concat or Reshape no convolution follows."""
-    if op.name != "top.Conv" or getattr(op.operands[0].owner, "name", "") not in ("top.SiLU", "top.LeakyRelu"):
-        return False
-    users = _users(op)
-    if len(users) != 1 or users[0].name not in ("top.Concat", "top.Reshape"):
-        return False
-    return all(user.name != "top.Conv" for user in _users(users[0]))
 
 
 def _users(op: LayerOp) -> list[LayerOp]:

@@ -13,6 +13,7 @@ from bmflow.ir.types import dtype_of
 from bmflow.ir.values import Attribute
 from bmflow.passes.lowering import LoweringOptions, decide
 from bmflow.passes.lowering.base import Analysis, Choice
+from bmflow.passes.lowering.heads import wide_results
 from bmflow.search.piece import ROUNDED, Form, Piece, Quantizations, Situation, make_piece, operand_names, situation
 from bmflow.tables.calibration import CalibrationTable
 from bmflow.tables.precision import PrecisionTable
@@ -70,16 +71,18 @@ class Planner:
         signatures = {name: _digest(name) for name in self.inputs}
         forms: dict[str, Form] = dict(self._input_forms)
         decisions: dict[str, _Decision] = {}
+        wide = wide_results(self.module, candidate.modes)
         for name, op in self.ops.items():
             mode = candidate.modes.get(name, "")
             rounded = mode == ROUNDED
             analysis, choices, known = (
                 decisions[mode] if mode in decisions else decisions.setdefault(mode, self._decide(candidate.table, mode))
             )
-            key = situation(name, self._reads[name], choices[name], rounded, forms, known)
+            about = replace(analysis, wide=wide & {name})
+            key = situation(name, self._reads[name], choices[name], rounded, forms, known, about.quantization(name) if about.wide else None)
             if key not in self._pieces:
                 kinds = self.inputs | {before: piece.kind for before, piece in pieces.items()}
-                self._pieces[key] = (make_piece(len(self._pieces), op, choices[name], rounded, kinds, analysis), _digest(repr(key)))
+                self._pieces[key] = (make_piece(len(self._pieces), op, choices[name], rounded, kinds, about), _digest(repr(key)))
             pieces[name], digest = self._pieces[key]
             forms[name] = pieces[name].form
             signatures[name] = _digest(digest, *[signatures[operand] for operand in self._reads[name]])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from bmflow.calibration.patterns import find_family, is_head, pattern_table
+from bmflow.calibration.patterns import find_family, pattern_table
 from bmflow.dialects.top.conv import TopConvOp
 from bmflow.dialects.top.elementwise import TopSigmoidOp, TopSiLUOp
 from bmflow.dialects.top.pool import TopMaxPoolOp
 from bmflow.dialects.top.shape import TopConcatOp, TopPermuteOp, TopReshapeOp
 from bmflow.ir.module import Module, ModuleBuilder
 from bmflow.ir.types import tensor_type
+from bmflow.passes.lowering.heads import is_head
 from bmflow.tables.precision import PrecisionTable
 
 SHAPE = (1, 4, 8, 8)

@@ -15,6 +15,7 @@ from bmflow.ir.layer import LayerOp, layer_name
 from bmflow.ir.module import Module
 from bmflow.ir.types import Quantization
 from bmflow.ir.values import SSAValue
+from bmflow.passes.lowering.heads import wide_quantization
 from bmflow.passes.lowering.options import LoweringOptions
 from bmflow.passes.lowering.ranges import Interval, Ranges, quantize
 
@@ -28,13 +29,14 @@ FLOATS = {"F32": "F32", "F16": "F16", "BF16": "BF16"}
 
 @dataclass(frozen=True)
 class Analysis:
-    """The top module as it was, and what its values will be quantized with."""
+    """The top module as it was, and what its values will be quantized with; results of the layers in `wide` have 16 bits."""
 
     module: Module
     options: LoweringOptions
     ranges: Ranges
     asymmetric: frozenset[str]
     weight_readers: Mapping[str, int]
+    wide: frozenset[str] = frozenset()
 
     def interval(self, name: str) -> Interval | None:
         """Range of a layer; None when it is not calibrated."""
@@ -46,7 +48,11 @@ class Analysis:
         Raises:
             KeyError: the layer is not calibrated.
         """
-        return quantize(self.ranges[name], name in self.asymmetric)
+        if name not in self.wide:
+            return quantize(self.ranges[name], name in self.asymmetric)
+        row = self.options.table.ranges.get(name) if self.options.table else None
+        seen = (row.threshold, abs(row.low), abs(row.high)) if row else (self.ranges[name].threshold,)
+        return wide_quantization(max(seen))  # 16 bits have room for all that calibration saw
 
     def quantizations(self, op: LayerOp, values: list[SSAValue]) -> tuple[list[Quantization], Quantization] | None:
         """Of some operands and of the result; None when a range is missing, which is reported for all layers at once elsewhere."""
