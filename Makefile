@@ -6,7 +6,7 @@ DATA ?= $(or $(BMFLOW_TEST_DATA),../shared/data)
 EXTRAS ?= dev,pipeline
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help setup demo walkthrough test check coverage bench docs clean
+.PHONY: help setup demo up down example walkthrough test check coverage bench docs clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -19,8 +19,17 @@ $(VENV)/.ready: pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[$(EXTRAS)]'
 	touch $@
 
-demo: setup ## the main job on the built-in example: F16 and INT8 bmodels, their accuracy, boxes drawn, in ./demo
-	$(RUN) scripts/demo
+demo: setup ## the whole pipeline on the built-in example: compile, measure, gate, register, promote, report; in ./demo
+	$(RUN) scripts/pipeline_demo
+
+up: setup ## the pages of Airflow and MLflow over ./demo, for this machine alone
+	$(RUN) scripts/up
+
+down: setup ## stop what `make up` started
+	$(RUN) scripts/down
+
+example: setup ## the compiler's tools alone on the built-in example: F16 and INT8 bmodels, boxes drawn; in ./example
+	$(RUN) scripts/example
 
 walkthrough: setup ## the main job on yolov5n, in ./walkthrough; DATA=folder of models and pictures
 	$(RUN) scripts/walkthrough "$(DATA)"
@@ -42,4 +51,4 @@ docs: setup ## write the pages that are made from the code
 	$(RUN) scripts/docs
 
 clean: ## remove what builds left behind
-	rm -rf $(VENV) demo walkthrough dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo example walkthrough dist .pytest_cache .ruff_cache .hypothesis
