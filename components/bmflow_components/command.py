@@ -24,6 +24,7 @@ class Request:
     Attributes:
         cache: folder of finished work, empty for none.
         copies: folder that gets copies of the outputs and of result.json, empty for none.
+        tries: at most; only a failure of the machinery is tried again.
         executor: what Kubeflow Pipelines said.
         debug: show a traceback when something fails, keep temporary folders.
         command: the words of the command line.
@@ -36,6 +37,7 @@ class Request:
     result: str
     cache: str = ""
     copies: str = ""
+    tries: int = 1
     executor: ExecutorInput = field(default_factory=ExecutorInput)
     debug: bool = False
     command: tuple[str, ...] = ()
@@ -67,7 +69,7 @@ def parse(argv: Sequence[str]) -> Request:
     request = Request(
         stage, _inputs(stage, options, executor), _outputs(stage, options, executor), _params(stage, options, executor),
         uri.absolute(options.result), uri.absolute(options.cache) if options.cache else "", uri.absolute(options.copies) if options.copies else "",
-        executor, options.debug, (*PROG.split(), *argv),
+        options.tries, executor, options.debug, (*PROG.split(), *argv),
     )  # fmt: skip
     _check(request)
     return request
@@ -82,7 +84,9 @@ def parser(stage: Stage) -> argparse.ArgumentParser:
         ports.add_argument(f"--in-{port.name}", action="append", metavar=_metavar(port), help=_port_help(port))
     for port in stage.outputs:
         ports.add_argument(f"--out-{port.name}", metavar=_metavar(port), help=port.help.replace("%", "%%"))
-    ports.add_argument("--find", action="append", default=[], metavar="PORT=PATTERN", help="the files of an input that are there, by a pattern")
+    ports.add_argument(
+        "--find", action="append", default=[], metavar="PORT=PATTERN", help="the files of an input that are there, by a pattern"
+    )
     params = parse.add_argument_group("parameters")
     for param in stage.params:
         params.add_argument(f"--{param.name}", type=_reader(param), metavar=_kind(param), help=_param_help(param))
@@ -90,6 +94,9 @@ def parser(stage: Stage) -> argparse.ArgumentParser:
     process.add_argument("--result", required=True, metavar="FILE", help="result JSON to write: status, figures, digests, durations")
     process.add_argument("--cache", default="", metavar="FOLDER", help="folder of finished work; what is there is not done again")
     process.add_argument("--copies", default="", metavar="FOLDER", help="folder that gets copies of the outputs and of the result")
+    process.add_argument(
+        "--tries", type=int, default=1, metavar="N", help="most tries; only a failure of the machinery is tried again (default 1)"
+    )
     process.add_argument("--executor-input", default="", metavar="JSON", help="what Kubeflow Pipelines says; fills in what is not given")
     return parse
 
@@ -133,7 +140,9 @@ def _inputs(stage: Stage, options: argparse.Namespace, executor: ExecutorInput) 
     found: dict[str, tuple[str, ...]] = {}
     there = _find(stage, options.find)
     for port in stage.inputs:
-        given = [path for path in getattr(options, f"in_{port.name}") or executor.inputs.get(port.name, []) if path] + there.get(port.name, [])
+        given = [path for path in getattr(options, f"in_{port.name}") or executor.inputs.get(port.name, []) if path] + there.get(
+            port.name, []
+        )
         if len(given) > 1 and not port.many:
             raise InputError(f"--in-{port.name}: expected one, found {len(given)}: {', '.join(given)}")
         if given:
@@ -180,6 +189,8 @@ def _check(request: Request) -> None:
     missing += [f"--out-{port.name} ({port.help})" for port in stage.outputs if port.name not in request.outputs]
     if missing:
         raise InputError(f"stage {stage.name} needs {'; '.join(missing)}")
+    if request.tries < 1:
+        raise InputError(f"--tries {request.tries}: expected 1 or more")
     places = [*request.outputs.values(), request.result]
     if twice := {place for place in places if places.count(place) > 1}:
         raise InputError(f"{', '.join(sorted(twice))}: two outputs cannot have the same place")

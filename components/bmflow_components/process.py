@@ -54,7 +54,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{command.PROG}: {error}", file=sys.stderr)
         return contracts.BAD_INPUT
     with contextlib.redirect_stdout(sys.stderr):
-        return Process(request).run()
+        return _attempts(request)
+
+
+def _attempts(request: Request) -> int:
+    """Run it, and again after failures of the machinery; BMFLOW_RETRY_S is the first pause, and each is twice the one before."""
+    pause_s = float(os.environ.get("BMFLOW_RETRY_S") or 15)
+    left = request.tries - 1
+    while True:
+        process = Process(request)
+        code = process.run()
+        if not left or not process.may_retry(code):
+            return code
+        LOG.warning("%s: %d tries left, the next in %g s", request.stage.name, left, pause_s)
+        time.sleep(pause_s)
+        left, pause_s = left - 1, pause_s * 2
 
 
 class Process:
@@ -90,6 +104,10 @@ class Process:
             os.chdir(self._origin)
             if self._remote:
                 shutil.rmtree(self._result_file.parent, ignore_errors=True)
+
+    def may_retry(self, code: int) -> bool:
+        """Whether an exit code of `run` was a failure of the machinery."""
+        return contracts.may_retry(self._stage, code, self._result.retryable)
 
     def _guarded(self) -> int:
         try:

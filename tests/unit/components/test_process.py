@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -378,3 +379,44 @@ def test_a_folder_takes_the_place_of_a_folder_and_of_a_file(tmp_path: Path) -> N
         commit.publish({tmp_path / place: tmp_path / "new"})
         assert [file.name for file in (tmp_path / place).iterdir()] == ["x"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_pattern_stands_for_the_files_that_there_are(bench: Bench) -> None:
+    """Sorted; none is fine for an input that may be left out, and an empty path is no input."""
+    for name, text in (("b/x", "second"), ("a/x", "first")):
+        (bench.folder / name).parent.mkdir()
+        (bench.folder / name).write_text(text)
+    done = bench.run("--find", f"more={bench.folder}/*/x", "--find", f"more={bench.folder}/*/none", "--in-more", "")
+    assert done.returncode == 0, done.stderr
+    assert bench.place("file.json").read_text() == "hello|first|second||"
+    wrong = bench.run("--find", "nothing=*")
+    assert wrong.returncode == 2
+    assert "--find nothing=*: expected PORT=PATTERN with one of text, more" in wrong.stderr
+
+
+def test_copies_hold_what_a_run_says_whether_it_ended_well_or_not(bench: Bench) -> None:
+    """Outputs under their names, the result last with their paths; also when nothing was done because it was done already."""
+    copies = bench.folder / "copies"
+    for _ in range(2):
+        assert bench.run("--copies", str(copies)).returncode == 0
+        assert (copies / "out.json").read_text() == "hello||"
+        assert (copies / "parts/2.txt").read_text() == "2 hello||"
+        result = json.loads((copies / "result.json").read_text())
+        assert result["outputs"]["file"]["path"] == str(copies / "out.json")
+        shutil.rmtree(copies)
+    assert bench.starts() == 1
+    assert bench.run("--mode", "below", "--copies", str(copies)).returncode == 3
+    assert (copies / "out.json").is_file()
+    shutil.rmtree(copies)
+    assert bench.run("--mode", "input", "--copies", str(copies)).returncode == 2
+    assert json.loads((copies / "result.json").read_text())["status"] == "bad_input"
+    assert [path.name for path in copies.iterdir()] == ["result.json"]
+
+
+def test_only_failures_of_the_machinery_are_tried_again(bench: Bench) -> None:
+    """Bad input and compile errors fail at once, a full disk as often as allowed."""
+    env = {**bench.env(), "BMFLOW_RETRY_S": "0.01"}
+    for mode, starts in (("input", 1), ("compile", 1), ("full", 3)):
+        bench.log.unlink(missing_ok=True)
+        subprocess.run(bench.words("--mode", mode, "--tries", "3"), env=env, capture_output=True, cwd=bench.folder, check=False)
+        assert bench.starts() == starts, mode
