@@ -1,4 +1,4 @@
-"""bmflow-pipeline: run a pipeline on this machine, or show what there is."""
+"""bmflow-pipeline: run a pipeline on this machine, compile it for Kubeflow, or show what there is."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from bmflow.cli import common
 
 from bmflow_components import contracts
+from bmflow_components.kubeflow.cli import add_compile, add_execute
 from bmflow_components.pipelines import DEFAULT_PRECISIONS, DEFAULT_PROCESSORS
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ _EXAMPLES = """examples:
   bmflow-pipeline run compile_and_deploy --run-id nightly ...      the same id again: goes on where it stopped
   bmflow-pipeline list
   bmflow-pipeline show compile_and_deploy                          its tasks, inputs and settings
+  bmflow-pipeline compile kubeflow compile_and_deploy -o compile_and_deploy.yaml --registry registry.example.com/team
+  bmflow-pipeline execute compile_and_deploy.yaml --set model=examples/shapes.onnx
 
 Exit codes: 0 done, 1 a stage failed, 2 bad input, 3 nothing met the bars of the gate.
 """
@@ -38,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     show = verbs.add_parser("show", help="show a pipeline's tasks, inputs and settings")
     show.add_argument("pipeline", choices=[item.name for item in contracts.PIPELINES], metavar="PIPELINE")
     show.set_defaults(run=_show)
+    add_compile(verbs.add_parser("compile", help="write a pipeline for Kubeflow Pipelines"))
+    add_execute(verbs.add_parser("execute", help="run a pipeline compiled for Kubeflow on this machine"))
     return common.main(parse, lambda options: options.run(options), argv)
 
 

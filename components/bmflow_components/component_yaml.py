@@ -41,21 +41,26 @@ def component(stage: Stage) -> dict[str, Any]:
 
 def _definitions(stage: Stage) -> dict[str, Any]:
     inputs = {
-        "artifacts": {port.name: _input(port) for port in stage.inputs},
-        "parameters": {param.name: _parameter(param) for param in stage.params},
+        "artifacts": {port.name: input_artifact(port, port.optional) for port in stage.inputs},
+        "parameters": {param.name: parameter(param) for param in stage.params},
     }
-    outputs = {
-        "artifacts": {port.name: {"artifactType": artifact_type(port), "description": port.help} for port in (*stage.outputs, RESULT)}
-    }
+    outputs = {"artifacts": {port.name: output_artifact(port) for port in (*stage.outputs, RESULT)}}
     return {"inputDefinitions": {key: value for key, value in inputs.items() if value}, "outputDefinitions": outputs}
 
 
-def _input(port: Port) -> dict[str, Any]:
+def input_artifact(port: Port, optional: bool) -> dict[str, Any]:
+    """ArtifactSpec of an input."""
     marks: dict[str, Any] = {"isArtifactList": True} if port.many else {}
-    return {"artifactType": artifact_type(port), "description": port.help, **marks, **({"isOptional": True} if port.optional else {})}
+    return {"artifactType": artifact_type(port), "description": port.help, **marks, **({"isOptional": True} if optional else {})}
 
 
-def _parameter(param: Param) -> dict[str, Any]:
+def output_artifact(port: Port) -> dict[str, Any]:
+    """ArtifactSpec of an output."""
+    return {"artifactType": artifact_type(port), "description": port.help}
+
+
+def parameter(param: Param) -> dict[str, Any]:
+    """ParameterSpec; Kubeflow holds every number as a double."""
     default = float(param.default) if param.type in (int, float) else param.default
     choices = f"; one of {', '.join(param.choices)}" if param.choices else ""
     return {"defaultValue": default, "description": param.help + choices, "isOptional": True, "parameterType": _PARAMETERS[param.type]}
