@@ -13,71 +13,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from bmflow_components import contracts
+from containers import ROOT, Image, podman, script
 
-ROOT = Path(__file__).parents[2]
 LARGEST_BYTES = 900e6
 USER = 65532
 
 pytestmark = [pytest.mark.slow, pytest.mark.container]
-
-
-def _load_script() -> ModuleType:
-    spec = spec_from_loader("image", SourceFileLoader("image", str(ROOT / "scripts" / "image")))
-    assert spec
-    assert spec.loader
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-script = _load_script()
-
-
-def podman(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run podman and keep what it says."""
-    result = subprocess.run(["podman", *arguments], text=True, capture_output=True, env=script.environment(), check=False)
-    assert not check or result.returncode == 0, result.stderr
-    return result
-
-
-@dataclass(frozen=True)
-class Image:
-    """What was built."""
-
-    name: str
-    facts: dict[str, Any]
-
-    def run(self, *command: str, volumes: Mapping[Path, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a command as `scripts/image run` does."""
-        mounts = [f"--volume={folder}:{place}" for folder, place in (volumes or {}).items()]
-        return podman("run", *script.HARDENED, *mounts, self.name, *command, check=False)
-
-
-@pytest.fixture(scope="session")
-def image() -> Image:
-    """The compiler's image on the stand-in base, or the one that BMFLOW_TEST_IMAGE names."""
-    if shutil.which("podman") is None:
-        pytest.skip("podman is not installed")
-    if given := os.environ.get("BMFLOW_TEST_IMAGE"):
-        return Image(given, json.loads(podman("image", "inspect", given).stdout)[0])
-    if podman("image", "exists", script.STAND_IN, check=False).returncode and shutil.which("debootstrap") is None:
-        pytest.skip("debootstrap, which makes the stand-in base image, is not installed")
-    built = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "image", "build", "compiler", "--base", "stand-in"], text=True, capture_output=True, check=False
-    )
-    assert built.returncode == 0, built.stderr[-4000:]
-    name = built.stdout.split()[-1]
-    return Image(name, json.loads(podman("image", "inspect", name).stdout)[0])
 
 
 @pytest.fixture
