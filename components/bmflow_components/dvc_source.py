@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,21 +68,27 @@ class DvcFolder:
     def _open(self) -> Any:
         try:
             from dvc.api import DVCFileSystem
-            from dvc.exceptions import DvcException
+            from dvc.repo import Repo
             from dvc.scm import RevError
-            from scmrepo.exceptions import SCMError
         except ImportError as error:
             raise InputError(f"{self}: DVC is not installed ({error}); install the extra `dvc`") from error
         try:
-            system = DVCFileSystem(self.repo, rev=self.rev or None)
+            # A revision of a folder is read without writing to it; DVC's own way there takes a lock first.
+            whole = not self.rev or not Path(self.repo).is_dir()
+            system = DVCFileSystem(self.repo, rev=self.rev or None) if whole else DVCFileSystem(Repo(self.repo, rev=self.rev))
             _ = system.repo  # opened when first asked for
             return system
         except RevError as error:
             raise InputError(f"{self}: the repository has no revision '{self.rev}' ({redact(str(error))})") from error
-        except (DvcException, SCMError, OSError) as error:
+        except Exception as error:  # DVC, scmrepo and the Git libraries under it have classes of their own
+            text = f"{type(error).__name__}: {redact(str(error))}"
             if re.match(r"^(https?|ssh|git)://", self.repo):
-                raise TransferError(f"{self}: cannot be read ({type(error).__name__}: {redact(str(error))})") from error
-            raise InputError(f"{self}: no DVC repository ({type(error).__name__}: {redact(str(error))})") from error
+                raise TransferError(f"{self}: cannot be read ({text})") from error
+            if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES):
+                raise InputError(
+                    f"{self}: DVC takes a lock in a working tree and may not here ({text}); name a revision with --rev"
+                ) from error
+            raise InputError(f"{self}: no DVC repository ({text})") from error
 
     def _info(self, system: Any) -> dict[str, Any]:
         try:
