@@ -28,7 +28,7 @@ def main() -> int:
     (result.parent / "pid").write_text(str(os.getpid()))
     time.sleep(does.get("sleep", 0))
     code = 0 if does.get("once") and result.is_file() else does.get("exit", 0)
-    inputs = {path: hashlib.sha256(content(Path(path))).hexdigest() for name, path in options if name.startswith("--in-")}
+    inputs = {path: hashlib.sha256(content(Path(path))).hexdigest() for name, path in options if name.startswith("--in-") and path}
     outputs = {}
     for name, path in options:
         if name.startswith("--out-") and code in (0, 3):

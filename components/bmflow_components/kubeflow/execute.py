@@ -365,14 +365,14 @@ class Execution:
                 )
                 self._children.add(child)
             try:
-                return child.wait(float(platform.get("activeDeadlineSeconds") or 24 * 3600))
+                return _shell_code(child.wait(float(platform.get("activeDeadlineSeconds") or 24 * 3600)))
             except subprocess.TimeoutExpired:
                 output.write(f"stopped after {platform['activeDeadlineSeconds']} s, its limit\n".encode())
                 _signal(child, signal.SIGTERM)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(_STOP_S)
                 _signal(child, signal.SIGKILL)
-                return child.wait() or 1
+                return _shell_code(child.wait()) or 1
             finally:
                 with self._lock:
                     self._children.discard(child)
@@ -463,6 +463,11 @@ def _made(told: ExecutorInput) -> _Outcome:
 
 def _secrets(platform: Mapping[str, Any]) -> list[str]:
     return [key["envVar"] for secret in platform.get("secretAsEnv", ()) for key in secret["keyToEnv"]]
+
+
+def _shell_code(code: int) -> int:
+    """The exit code as a shell says it: 128 and the number of the signal that ended the process."""
+    return code if code >= 0 else 128 - code
 
 
 def _seconds(text: str) -> float:
