@@ -126,6 +126,7 @@ class Stage:
         secrets: environment variables taken from a secret, each optional; never logged.
         env: environment variables that are no secret.
         volatile: what it gives or does depends on the world outside, so it is never skipped as done already.
+        outside: its outputs also follow from what is no input, which its step names by `fingerprint`.
         resumes: what it had done when it was killed is kept for the next try.
     """
 
@@ -143,6 +144,7 @@ class Stage:
     env: tuple[str, ...] = ()
     volatile: bool = False
     resumes: bool = False
+    outside: bool = False
 
     def input(self, name: str) -> Port:
         """The input of a name; KeyError when there is none."""

@@ -136,10 +136,9 @@ class Process:
             traceback.print_exc(file=sys.stderr)
 
     def _attempt(self) -> int:
-        step = step_of(self._stage.name)
         start = time.perf_counter()
         job, items = self._job()
-        outside = step.fingerprint(job) if hasattr(step, "fingerprint") else ""
+        outside = step_of(self._stage.name).fingerprint(job) if self._stage.outside else ""
         digests = {port: tuple(item.digest for item in found) for port, found in items.items()}
         name = cache.key(self._stage, job.params, digests, outside)
         job = replace(job, key=name, digests=digests, scratch=self._result_file.parent / f".{self._stage.name}-{name[:16]}.scratch")
@@ -147,7 +146,7 @@ class Process:
         self._time("inputs", start)
         if not self._stage.volatile and (done := self._finished(name)):
             return self._skip(done)
-        outcome = self._step(step, job)
+        outcome = self._step(step_of(self._stage.name), job)  # loaded only now: it may take longer than looking for finished work
         return self._publish(job, outcome)
 
     def _job(self) -> tuple[Job, dict[str, list[Item]]]:

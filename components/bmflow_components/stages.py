@@ -63,7 +63,7 @@ DATASET = Stage(
         Param("seed", 0, "of the split, and of the example's generator", least=0),
         Param("size", 320, "side of the example's pictures in pixels", least=64),
     ),
-    resources=Resources("1", "2Gi", 3600), retries=2, network=True, secrets=_S3, env=_S3_ENV,
+    resources=Resources("1", "2Gi", 3600), retries=2, network=True, secrets=_S3, env=_S3_ENV, outside=True,
 )  # fmt: skip
 
 TRAIN = Stage(

@@ -1,1 +1,1 @@
-"""The steps: one module a stage with `run(job) -> Outcome`, and `fingerprint(job) -> str` where something outside decides the outputs."""
+"""The steps: one module a stage with `run(job) -> Outcome`, and `fingerprint(job) -> str` in those that the list marks `outside`."""

@@ -11,13 +11,12 @@ from bmflow.errors import InputError
 from bmflow_components import documents
 from bmflow_components.job import Job, Outcome
 from bmflow_components.tracking import registry
-from bmflow_components.tracking.pipeline_run import registered_name
 from bmflow_components.tracking.store import Store
 
 
 def run(job: Job) -> Outcome:
     """Fetch into the output's folder."""
-    name, which = registered_name(job.text("model_name"), job.text("processor")), job.text("which")
+    name, which = registry.registered_name(job.text("model_name"), job.text("processor")), job.text("which")
     store = Store.open(job.text("tracking_uri"), job.origin / "mlflow")
     folder = job.output("champion")
     folder.mkdir()

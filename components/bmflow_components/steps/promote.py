@@ -8,7 +8,6 @@ from bmflow_components import documents
 from bmflow_components.job import Job, Outcome
 from bmflow_components.tracking import registry
 from bmflow_components.tracking.audit import Event
-from bmflow_components.tracking.pipeline_run import registered_name
 from bmflow_components.tracking.store import Store
 
 
@@ -26,7 +25,9 @@ def target(job: Job) -> tuple[Store, str]:
     """
     if not job.text("reason").strip():
         raise InputError("--reason is empty; say why, for the record")
-    return Store.open(job.text("tracking_uri"), job.origin / "mlflow"), registered_name(job.text("model_name"), job.text("processor"))
+    return Store.open(job.text("tracking_uri"), job.origin / "mlflow"), registry.registered_name(
+        job.text("model_name"), job.text("processor")
+    )
 
 
 def written(job: Job, event: Event) -> Outcome:

@@ -55,7 +55,7 @@ class Card:
             f"# {self.model} for {self.chip}, {self.quantize}",
             self.summary,
             _section("Input and output", self._interface()),
-            _section("Preprocessing", [f"{name}: `{value}`" for name, value in self.preprocess.items()]),
+            _section("Preprocessing", [f"{name}: `{value}`" for name, value in self.preprocess.items() if value != ""]),
             self._accuracy(),
             _section("Cost", self._cost()),
             _section("Data", [f"{use}: `{where}`" for use, where in self.data.items()]),

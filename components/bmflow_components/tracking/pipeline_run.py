@@ -26,8 +26,8 @@ from bmflow_components.job import Job
 from bmflow_components.report.collect import training
 from bmflow_components.result import Result
 from bmflow_components.tracking.card import Card
-from bmflow_components.tracking.dataset_source import DvcDatasetSource
 from bmflow_components.tracking.registration import Registration
+from bmflow_components.tracking.registry import registered_name
 from bmflow_components.tracking.runs import DatasetUse, RunRecord, similarity_table
 
 _PREPROCESS = ("pixel_format", "channel_format", "mean", "scale", "resize_dims", "keep_aspect_ratio", "pad_value", "pad_type")
@@ -243,7 +243,9 @@ class PipelineRun:
         ]
 
     def _source(self) -> Any:
-        from mlflow.data.code_dataset_source import CodeDatasetSource
+        from mlflow.data.code_dataset_source import CodeDatasetSource  # before ours, which it looks for as a plugin
+
+        from bmflow_components.tracking.dataset_source import DvcDatasetSource
 
         source = self.split.get("source", {})
         if source.get("kind") == "dvc":
@@ -294,11 +296,6 @@ class PipelineRun:
             limits=_LIMITS,
             command=shlex.join(made.command) if made else "",
         )  # fmt: skip
-
-
-def registered_name(model: str, processor: str) -> str:
-    """Name of the registered model of a network and a processor."""
-    return f"{model}-{processor}"
 
 
 def digest(*parts: str) -> str:

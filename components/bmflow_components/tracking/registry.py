@@ -46,6 +46,11 @@ _LOCK_SUFFIX, _STALE_S = ".changing", 120.0
 _T = TypeVar("_T")
 
 
+def registered_name(model: str, processor: str) -> str:
+    """Name of the registered model of a network and a processor."""
+    return f"{model}-{processor}"
+
+
 @dataclass(frozen=True)
 class Version:
     """A registered version: its number, aliases, tags, run, and where its files lie."""

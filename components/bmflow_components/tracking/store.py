@@ -40,9 +40,11 @@ _GONE = re.compile(r"failed with (?:timeout )?exception|failed with error code (
 _GONE_CLASSES = {"ConnectionError", "Timeout", "ConnectTimeout", "ReadTimeout", "ChunkedEncodingError", "OperationalError", "ProtocolError"}
 _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }  # fmt: skip
 """MLflow's own retries would multiply ours."""
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""So that its pages show runs and metrics first, not conversations."""
 
 
 class TrackingError(BmflowError):
@@ -180,7 +182,7 @@ class Store:
             return found.experiment_id
         place = str(self.artifacts / re.sub(r"[^\w.-]+", "-", name)) if self.artifacts else None
         try:
-            return self.call("make the experiment", self.client.create_experiment, name, place)
+            return self.call("make the experiment", self.client.create_experiment, name, place, _KIND)
         except TrackingError:
             found = self.call("look for the experiment", self.client.get_experiment_by_name, name)
             if not found:

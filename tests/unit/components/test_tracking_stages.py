@@ -44,6 +44,7 @@ def request(folder: Path, model: str, made: list[Made], chosen: str = "bm1684x/F
     documents.write(files["split"], split())
     documents.write(files["training"], {"trained": True, "metrics": {"epochs": 3.0}})
     (folder / "detector.json").write_text(SPEC.text())
+    (folder / "curves.csv").write_text("epoch,loss/box,map50\n1,0.5,0.1\n2,0.25,0.4\n")
     (folder / "report.html").write_text("<p>report</p>")
     transform = folder / "transform.json"
     transform.write_text(
@@ -52,7 +53,7 @@ def request(folder: Path, model: str, made: list[Made], chosen: str = "bm1684x/F
     inputs = {
         **{name: [path] for name, path in files.items()}, "bmodels": [item.bmodel for item in made], "candidates": [item.metrics for item in made],
         "similarities": [item.similarity for item in made], "worst": [item.worst for item in made], "detector": [folder / "detector.json"],
-        "report": [folder / "report.html"], "results": [transform, *(item.result for item in made)],
+        "curves": [folder / "curves.csv"], "report": [folder / "report.html"], "results": [transform, *(item.result for item in made)],
     }  # fmt: skip
     return job(folder, "register", inputs, {"model_name": model, "tracking_uri": shared_store().uri, "experiment": "stages", **params})
 
@@ -69,7 +70,9 @@ def test_the_run_and_its_candidates_are_logged_and_the_chosen_one_is_champion(tm
     parent = client.get_run(found["run_id"])
     assert parent.data.metrics == {
         "fp32/map": 0.6, "fp32/map50": 0.8, "fp32/map75": 0.7, "fp32/class/circle": 0.7, "fp32/class/ring": 0.5, "train/epochs": 3.0,
+        "train/loss/box": 0.25, "train/map50": 0.4,
     }  # fmt: skip
+    assert [point.value for point in client.get_metric_history(parent.info.run_id, "train/loss/box")] == [0.5, 0.25]
     assert parent.data.params["transform.pixel_format"] == "rgb"
     assert {item.path for item in client.list_artifacts(parent.info.run_id)} >= {"report.html", "split.json", "results", "decisions"}
     child = client.get_run(found["candidates"][artifacts.sha256_file(made[1].bmodel)])
@@ -163,7 +166,10 @@ def test_no_secret_reaches_mlflow(tmp_path: Path, model: str, made: list[Made]) 
     assert b"hunter22" not in database.read_bytes()
 
 
-def test_the_champion_is_fetched_as_the_stage_evaluate_takes_it(tmp_path: Path, model: str, made: list[Made]) -> None:
+def test_the_champion_is_fetched_as_the_stage_evaluate_takes_it(
+    tmp_path: Path, model: str, made: list[Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the current folder of a stage is a temporary one
     register.run(request(tmp_path, model, made))
     work = job(tmp_path / "fetch", "fetch", {}, {"model_name": model, "tracking_uri": shared_store().uri})
     fetch.run(work)
