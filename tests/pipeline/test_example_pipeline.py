@@ -3,68 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from bmflow.tables.calibration import CalibrationTable
-from bmflow_components import contracts
-from bmflow_components.local import Plan, Runner, State
-from bmflow_components.ports import Value
-from bmflow_components.result import Result
-
-ROOT = Path(__file__).resolve().parents[2]
-MODEL = ROOT / "examples" / "shapes.onnx"
-SETTINGS: dict[str, Value] = {
-    "model_name": "shapes", "dataset_calibration": 6, "dataset_evaluation": 6, "calibrate_tune_num": 0, "evaluate_pictures": 2,
-}  # fmt: skip
-WITHOUT = ["fetch", "register", "report"]
+from bmflow_components.local import State
+from example_run import MODEL, SETTINGS, WITHOUT, Made
+from example_run import run_local as run
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not MODEL.is_file(), reason="examples/shapes.onnx is absent")]
-
-
-@dataclass(frozen=True)
-class Made:
-    """A run that has ended."""
-
-    plan: Plan
-    runner: Runner
-    code: int
-
-    def result(self, folder: str) -> Result:
-        """What a task left."""
-        found = Result.parse((self.plan.folder / folder / "result.json").read_text())
-        assert found is not None
-        return found
-
-    def digests(self) -> dict[str, str]:
-        """Digest of every output by task and port."""
-        return {
-            f"{name}.{port}": item.digest for name, p in self.runner.progress.items() if p.result for port, item in p.result.outputs.items()
-        }
-
-
-def run(folder: Path, settings: dict[str, Value], bars: Path, jobs: int = 2, without: Sequence[str] = WITHOUT) -> Made:
-    """Compile the example for F16 and INT8 up to the gate."""
-    pipeline = contracts.without(contracts.pipeline("compile_and_deploy"), without)
-    plan = Plan(pipeline, folder, ["bm1684x"], ["F16", "INT8"], {"model": str(MODEL), "bars": str(bars)}, settings, jobs)
-    runner = Runner(plan)
-    return Made(plan, runner, runner.run())
-
-
-@pytest.fixture(scope="module")
-def bars(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Bars that any working bmodel meets."""
-    path = tmp_path_factory.mktemp("bars") / "gate.toml"
-    path.write_text("smallest_map50 = 0.0\nlargest_drop = 1.0\n")
-    return path
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, bars: Path) -> Made:
-    """The first run."""
-    return run(tmp_path_factory.mktemp("run") / "first", SETTINGS, bars)
 
 
 def test_the_example_ends_with_the_fastest_candidate_that_passes(made: Made) -> None:
@@ -139,6 +86,6 @@ def test_corrections_change_what_is_compiled_in_8_bits_and_nothing_else(tmp_path
     before, after = made.digests(), corrected.digests()
     changed = {name for name in after if after[name] != before[name]}
     assert corrected.code == 0
-    assert {"calibrate.corrected", "calibrate.table", "deploy[bm1684x/INT8].bmodel"} <= changed
-    assert not {name for name in changed if name.startswith(("dataset", "transform", "deploy[bm1684x/F16]"))}
+    assert {"calibrate.corrected", "calibrate.table", "deploy/bm1684x-INT8.bmodel"} <= changed
+    assert not {name for name in changed if name.startswith(("dataset", "transform", "deploy/bm1684x-F16."))}
     assert corrected.result("calibrate").facts["corrected"] == "we, bc"
