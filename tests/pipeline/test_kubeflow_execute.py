@@ -186,3 +186,16 @@ def test_python_of_a_container_is_the_one_that_runs_this(tmp_path: Path) -> None
     assert execution.run() != 0
     log = (tmp_path / "artifacts/t/log.txt").read_text()
     assert log.splitlines() == [sys.executable, "stopped after 3 s, its limit"]
+
+
+def test_a_command_that_this_machine_lacks_fails_like_in_a_shell(tmp_path: Path) -> None:
+    spec: dict[str, Any] = {
+        "pipelineInfo": {"name": "p"}, "components": {"c": {"executorLabel": "e"}, "d": {"executorLabel": "f"}},
+        "deploymentSpec": {"executors": {"e": {"container": {"command": ["no-such-command"]}}, "f": {"importer": {}}}},
+        "root": {"dag": {"tasks": {"t": {"componentRef": {"name": "c"}}}}},
+    }  # fmt: skip
+    assert Execution(Order(spec, {}, tmp_path, tmp_path)).run() == 127
+    assert "no-such-command: cannot be started on this machine" in (tmp_path / "artifacts/t/log.txt").read_text()
+    spec["root"]["dag"]["tasks"]["t"]["componentRef"]["name"] = "d"
+    with pytest.raises(InputError, match="t: its executor is no container"):
+        Execution(Order(spec, {}, tmp_path, tmp_path)).run()

@@ -24,7 +24,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bmflow import artifacts
 from bmflow.errors import InputError
@@ -33,6 +33,7 @@ from bmflow_components.kubeflow import expression
 from bmflow_components.kubeflow.placeholders import ExecutorInput, fill
 
 _STOP_S = 15.0
+_NO_COMMAND = 127
 _PYTHONS = ("python", "python3")
 _COMPLETED = "ALL_UPSTREAM_TASKS_COMPLETED"
 
@@ -258,6 +259,8 @@ class Execution:
             return self._end(way, State.BLOCKED)
         if trigger.get("condition") and not expression.holds(trigger["condition"], given.parameters):
             return self._end(way, State.SKIPPED)
+        if "artifactIterator" in task:
+            raise InputError(f"{way}: a loop over artifacts, which this runner does not know")
         if "parameterIterator" in task:
             return self._loop(way, task, component, given)
         return self._once(way, task, component, given)
@@ -316,7 +319,9 @@ class Execution:
     def _container(self, way: str, task: Mapping[str, Any], component: Mapping[str, Any], given: _Inputs) -> _Outcome:
         """The command of a container as a process; what a failed one wrote is not handed on, as Kubeflow does not."""
         label = component["executorLabel"]
-        container = self._order.spec["deploymentSpec"]["executors"][label]["container"]
+        container = self._order.spec["deploymentSpec"]["executors"][label].get("container")
+        if container is None:
+            raise InputError(f"{way}: its executor is no container, and this runner knows nothing else")
         folder = self._order.folder / "artifacts" / re.sub(r"[^A-Za-z0-9._/-]+", "-", way)
         folder.mkdir(parents=True, exist_ok=True)
         told = _told(component.get("outputDefinitions", {}), given, folder)
@@ -355,15 +360,28 @@ class Execution:
         own = {item["name"]: item["value"] for item in container.get("env", ())}
         return {name: value for name, value in known.items() if name not in secret} | own
 
+    def _start(
+        self, words: Sequence[str], environment: Mapping[str, str], output: IO[bytes], folder: Path
+    ) -> subprocess.Popen[bytes] | None:
+        """The process in a group of its own; None when the run is being stopped."""
+        with self._lock:
+            if self._stopping:
+                return None
+            child = subprocess.Popen(
+                words, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd=folder
+            )
+            self._children.add(child)
+            return child
+
     def _process(self, words: Sequence[str], environment: Mapping[str, str], log: Path, platform: Mapping[str, Any]) -> int:
         with log.open("ab") as output:
-            with self._lock:
-                if self._stopping:
-                    return 1
-                child = subprocess.Popen(
-                    words, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd=log.parent
-                )
-                self._children.add(child)
+            try:
+                child = self._start(words, environment, output, log.parent)
+            except OSError as error:
+                output.write(f"{words[0]}: cannot be started on this machine ({error.strerror})\n".encode())
+                return _NO_COMMAND
+            if child is None:
+                return 1
             try:
                 return _shell_code(child.wait(float(platform.get("activeDeadlineSeconds") or 24 * 3600)))
             except subprocess.TimeoutExpired:
