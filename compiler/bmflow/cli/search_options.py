@@ -41,6 +41,12 @@ def add(parse: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         default=0.0,
         help="pareto: stop improving after so many seconds of scoring (default: when nothing improves)",
     )
+    how.add_argument(
+        "--max_cycles", type=float, default=0.0, metavar="RATIO",
+        help="pareto: the least noise within RATIO times the estimated cycles of all in INT8, in place of a bar",
+    )  # fmt: skip
+    how.add_argument("--max_float_cycles", type=float, default=0.0, metavar="RATIO", help="pareto: the same, of all in the float type")
+    how.add_argument("--no_patterns", action="store_true", help="do not begin from the float layers known for the shape of the network")
     how.add_argument("--asymmetric", action="store_true", help="the model will be deployed with --asymmetric")
     return how
 
@@ -58,5 +64,6 @@ def options(
         max_float_layers=given.max_float_layers, methods=methods, float_type=given.fp_type, compare=given.global_compare_layers,
         benchmark=given.benchmark_method, pre_qtable=given.pre_qtable, inference_num=samples, cluster=given.cluster,
         part_quantize=given.part_quantize, custom_operator=common.comma_list(given.custom_operator), post_process=given.post_process,
-        time_budget=given.time_budget, asymmetric=given.asymmetric, loss_table=loss_table,
+        time_budget=given.time_budget, max_cycles=given.max_cycles, max_float_cycles=given.max_float_cycles,
+        patterns=not given.no_patterns, asymmetric=given.asymmetric, loss_table=loss_table,
     )  # fmt: skip

@@ -62,6 +62,8 @@ class SearchOptions:
     methods: threshold methods to choose from, each `kind`'s own when empty. compare: `a,b` or `a:0.3,b:0.7`. inference_num: samples
     that candidates are scored on. reference: module whose float outputs count, when it is not the one that is quantized.
     time_budget: seconds of scoring after which nothing more is tried, 0 for as long as something improves.
+    max_cycles, max_float_cycles: for `pareto`, in place of the bar: the least noise within so many times the estimated cycles of all
+    in INT8, or all in the float type; 0 for no such limit. patterns: begin from the float layers known for the shape of the network.
     """
 
     calibrate: CalibrateOptions
@@ -84,6 +86,9 @@ class SearchOptions:
     custom_operator: Sequence[str] = ()
     post_process: str = ""
     time_budget: float = 0.0
+    max_cycles: float = 0.0
+    max_float_cycles: float = 0.0
+    patterns: bool = True
     asymmetric: bool = False
     loss_table: str = ""
 
@@ -174,6 +179,13 @@ def _check_numbers(options: SearchOptions) -> None:
     ):  # fmt: skip
         if number < least:
             raise InputError(f"{option}: expected {least} or more, found {number:g}")
+    if options.max_cycles and options.max_float_cycles:
+        raise InputError("--max_cycles and --max_float_cycles: one limit is enough; leave one out")
+    for option, share in (("--max_cycles", options.max_cycles), ("--max_float_cycles", options.max_float_cycles)):
+        if share < 0:
+            raise InputError(f"{option}: expected a positive ratio of cycles, such as 1.25, found {share:g}")
+        if share and options.kind is not Kind.PARETO:
+            raise InputError(f"{option}: only --search pareto counts cycles; leave it out of {options.kind.value}")
     for name in options.methods:
         method_named(name)
 
@@ -207,6 +219,8 @@ def _given(options: SearchOptions, module: Module, lowering: LoweringOptions, mo
         table = PrecisionTable.load(options.pre_qtable)
         check_precision(module, lowering, table)
         modes, reasons = dict(table.modes), {name: table.reasons.get(name, GIVEN_LAYERS) for name in table.modes}
+    elif not options.patterns:
+        modes, reasons = {}, {}
     else:
         pattern = patterns.pattern_table(module, options.calibrate.chip)
         modes, reasons = dict.fromkeys(pattern.modes, mode), dict(pattern.reasons)

@@ -16,6 +16,7 @@ from bmflow.search import report
 from bmflow.search.cost import Cost, CostModel, Estimator
 from bmflow.search.journal import Scorer
 from bmflow.search.pareto import Bar, Found, Point, Search, knees
+from bmflow.search.plan import Candidate
 from bmflow.search.report import Returned
 from bmflow.search.thresholds import choose_thresholds
 from bmflow.simulator import Simulator
@@ -53,17 +54,19 @@ def search_pareto(job: Job, scorer: Scorer, tables: Mapping[str, CalibrationTabl
         table.save(Path(options.calibrate.table).parent / NEW_TABLE)
         job.show(f"thresholds of {sum(method != base for method in chosen.methods.values())} layers differ from {base}: {NEW_TABLE}")
     estimate = estimator(job.lowering.target)
-    fixed = dict(job.given) if options.pre_qtable or options.part_quantize else {}
-    start = frozenset() if fixed else frozenset(job.given)
-    bar = Bar(options.expected_cos, options.expected_sqnr)
-    found = Search(
-        scorer, CostModel(estimate, job.module.output_names), table, job.mode, bar, fixed, start, options.time_budget, job.bar, job.show
-    ).run()
+    costs, bar = CostModel(estimate, job.module.output_names), Bar(options.expected_cos, options.expected_sqnr)
+    planner = scorer.evaluator.planner
+    integer, floating = (costs.cycles(planner.plan(Candidate(table, modes))) for modes in ({}, dict.fromkeys(planner.ops, job.mode)))
+    limit = round(options.max_cycles * integer) if options.max_cycles else round(options.max_float_cycles * floating)
+    fixed = dict(job.given)
+    found = Search(scorer, costs, table, job.mode, bar, fixed, options.time_budget, limit, job.bar, job.show).run()
     best = found.best or min(found.points.values(), key=lambda point: point.score.noise)
     returned = _write(job, found, best, table, fixed, estimate)
-    _say(job, found, best, returned)
+    _say(job, found, best, returned, integer, floating)
     if found.best is not None:
         return ""
+    if limit:
+        return f"no table keeps within {limit} cycles; the one of least noise is in {options.quantize_table}"
     return f"no table reaches the bar; the best found, in {options.quantize_table}, has {bar.missing(best.score)}"
 
 
@@ -131,13 +134,14 @@ def _precision(job: Job, found: Found, point: Point, fixed: Mapping[str, str]) -
     return job.precision(modes, report.reasons(found, point.lifted, given), job.options.inference_num)
 
 
-def _say(job: Job, found: Found, best: Point, returned: Sequence[Returned]) -> None:
-    integer, floating = found.points[frozenset()], found.points[frozenset(name for unit in found.units for name in unit)]
-    job.show(f"int8 outputs_cos:{integer.score.compatible:.6f} (0.5 + 0.5 * cos); {integer.score}")
+def _say(job: Job, found: Found, best: Point, returned: Sequence[Returned], integer: int, floating: int) -> None:
+    """`integer`, `floating`: cycles with every layer in INT8, or in the float type."""
+    plain = found.points[frozenset()].score
+    job.show(f"int8 outputs_cos:{plain.compatible:.6f} (0.5 + 0.5 * cos); {plain}")
     job.show(f"mix model outputs_cos:{best.score.compatible:.6f} (0.5 + 0.5 * cos); {best.score}")
     job.show(
-        f"estimated cycles (simulator, assumed rates): mix {best.cycles}, {best.cycles / integer.cycles:.3f} x INT8, "
-        f"{best.cycles / floating.cycles:.3f} x {job.mode}; {len(best.lifted)} layers in {job.mode}"
+        f"estimated cycles (simulator, assumed rates): mix {best.cycles}, {best.cycles / integer:.3f} x INT8, "
+        f"{best.cycles / floating:.3f} x {job.mode}; {len(best.lifted)} layers in {job.mode}"
     )
     if not found.finished:
         job.show("the time budget ended before nothing improved any more")

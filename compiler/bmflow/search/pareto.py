@@ -8,6 +8,8 @@
 3. The best table is improved until nothing helps or the time is over: layers go back to 8 bits while the bar holds, layers between
    float ones are lifted where that saves casts.
 
+With a limit of cycles instead of a bar, the table of least noise within the limit is looked for the same way.
+
 Every table that was scored competes for the Pareto set.
 """
 
@@ -115,8 +117,8 @@ def _turn(a: tuple[float, float, Point], b: tuple[float, float, Point], c: tuple
 class Search:
     """One search.
 
-    fixed: modes that stay. start: layers whose lifting is tried as it is. seconds: of scoring, after which improving ends, 0 for never;
-    the measurements and the halving are made in any case, since without them there is nothing to choose from.
+    fixed: modes that stay. seconds: of scoring, after which improving ends, 0 for never; the measurements and the halving are made in
+    any case, since without them there is nothing to choose from. limit: most cycles of a table, in place of the bar; 0 for none.
     """
 
     scorer: Scorer
@@ -125,8 +127,8 @@ class Search:
     mode: str
     bar: Bar
     fixed: Mapping[str, str] = field(default_factory=dict[str, str])
-    start: Lifted = frozenset()
     seconds: float = 0.0
+    limit: int = 0
     progress: Progress = no_progress
     show: Callable[[str], None] = lambda line: None
 
@@ -144,11 +146,10 @@ class Search:
         self.model = noise_model(self.scorer, self.table, self.units, self.progress)
         self.scorer.start_from(self.candidate(frozenset()))
         chains = [self._lifting(), self._dropping()]
-        chains.append([frozenset(self.start) & frozenset(name for unit in self.units for name in unit)])
-        ends = [self.score(chain[0]) for chain in chains] + [self.score(chains[0][-1])]
+        ends = [self.score(chain[0]) for chain in chains]
         self.show(f"all in INT8: {ends[0].score}; {ends[0].cycles} estimated cycles")
         self.show(f"all in {self.mode}: {ends[1].score}; {ends[1].cycles} estimated cycles")
-        for chain in self.progress(chains[:2], 2, "tables along the noise per cycle"):
+        for chain in self.progress(chains, len(chains), "tables along the noise per cycle"):
             self._halve(chain)
             self._spread(chain)
         self._improve()
@@ -171,9 +172,17 @@ class Search:
         return self.points[lifted]
 
     def best(self) -> Point | None:
-        """The fastest point within the bar."""
-        passing = [point for point in self.points.values() if self.bar.passes(point.score)]
-        return min(passing, key=_order, default=None)
+        """The fastest point within the bar, or the one of least noise within the limit."""
+        passing = [point for point in self.points.values() if self._passes(point)]
+        return min(passing, key=self._order, default=None)
+
+    def _passes(self, point: Point) -> bool:
+        return point.cycles <= self.limit if self.limit else self.bar.passes(point.score)
+
+    def _order(self, point: Point) -> tuple[float, float, int]:
+        """Faster first, then less noise, then fewer layers in float; within a limit of cycles less noise first."""
+        first, second = (point.score.noise, point.cycles) if self.limit else (point.cycles, point.score.noise)
+        return first, second, len(point.lifted)
 
     def _is_over(self) -> bool:
         self._cut = self._cut or bool(self.seconds and self.scorer.seconds >= self.seconds)
@@ -209,14 +218,14 @@ class Search:
         return {other for concerned in self.model.units_of.values() if unit in concerned for other in concerned}
 
     def _halve(self, chain: list[Lifted]) -> None:
-        """Score tables towards where the bar lies on a chain."""
-        starts_passing = self.bar.passes(self.score(chain[0]).score)
-        if self.bar.passes(self.score(chain[-1]).score) == starts_passing:
+        """Score tables towards where the bar or the limit lies on a chain."""
+        starts_passing = self._passes(self.score(chain[0]))
+        if self._passes(self.score(chain[-1])) == starts_passing:
             return
         low, high = 0, len(chain) - 1
         while high - low > 1:
             middle = (low + high) // 2
-            if self.bar.passes(self.score(chain[middle]).score) == starts_passing:
+            if self._passes(self.score(chain[middle])) == starts_passing:
                 low = middle
             else:
                 high = middle
@@ -242,21 +251,28 @@ class Search:
                 if self._is_over():
                     return
                 point = self.score(lifted)
-                if self.bar.passes(point.score) and _order(point) < _order(best):
+                if self._passes(point) and self._order(point) < self._order(best):
                     better = point
                     break
                 refused.add(lifted)
             best = better
 
     def _moves(self, best: Point) -> list[Lifted]:
-        """Tables one step away that are faster and may pass, those that save most for the noise they are predicted to add first."""
+        """Tables one step away that may be better, the most promising first.
+
+        Without a limit those that are faster and may pass the bar, by the noise they are predicted to add for each cycle saved; with one
+        those that stay within it and are predicted to be less noisy.
+        """
         units_now = {unit for unit in self.units if best.lifted.issuperset(unit)}
         steps: list[tuple[float, Lifted]] = []
         room = TOLERANCE * (self.bar.noise(best.score) - best.score.noise)
         for lifted, units_then in self._near(best.lifted, units_now):
-            added = max(self.model.noise(units_then) - self.model.noise(units_now), 1e-12)
-            if added <= room and (saved := best.cycles - self.cycles(lifted)) > 0:
-                steps.append((added / saved, lifted))
+            added = self.model.noise(units_then) - self.model.noise(units_now)
+            if self.limit:
+                if added < 0 and self.cycles(lifted) <= self.limit:
+                    steps.append((added, lifted))
+            elif max(added, 1e-12) <= room and (saved := best.cycles - self.cycles(lifted)) > 0:
+                steps.append((max(added, 1e-12) / saved, lifted))
         return [lifted for _, lifted in sorted(steps, key=lambda step: (step[0], sorted(step[1])))]
 
     def _near(self, lifted: Lifted, units_now: set[Unit]) -> list[tuple[Lifted, set[Unit]]]:
@@ -270,8 +286,3 @@ class Search:
 
 def _layers(chosen: set[Unit]) -> Lifted:
     return frozenset(name for unit in chosen for name in unit)
-
-
-def _order(point: Point) -> tuple[int, float, int]:
-    """Faster first, then less noise, then fewer layers in float."""
-    return (point.cycles, point.score.noise, len(point.lifted))

@@ -80,8 +80,13 @@ class Piece:
 def situation(
     op_name: str, operands: Sequence[str], choice: Choice, rounded: bool, forms: Mapping[str, Form], known: Quantizations, wide: Quantization | None
 ) -> Situation:  # fmt: skip
-    """Everything that decides how a layer is written, with the same text in every run; `forms` are those of its operands, `wide` of a 16-bit result."""
-    base: Situation = (op_name, rounded, *([wide] if wide else []), type(choice.lowering).__name__, choice.compute, *[forms[name] for name in operands])
+    """Everything that decides how a layer is written, with the same text in every run; `forms` are those of its operands.
+
+    Args:
+        wide: form of a 16-bit result.
+    """
+    written = (type(choice.lowering).__name__, choice.compute, *([wide] if wide else []))
+    base: Situation = (op_name, rounded, *written, *[forms[name] for name in operands])
     if choice.compute != INT8 and not rounded:
         return base
     return (*base, known.weight_scales.get(op_name + WEIGHT_SCALE_SUFFIX), *[known[name] for name in (*operands, op_name)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,20 @@ def test_a_bar_beyond_reach_finds_nothing_and_says_what_is_missing(case: Case) -
     assert found.best is None
     closest = min(found.points.values(), key=lambda point: point.score.noise)
     assert "SQNR" in Bar(sqnr=190).missing(closest.score)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.4, 1.8, 9.0])
+def test_within_a_limit_of_cycles_the_least_noise_is_found(case: Case, ratio: float) -> None:
+    """Against every table there is: the four units are few enough to try all."""
+    scorer, costs = case.scorer(), CostModel(net.flat_cost, case.module.output_names)
+    limit = round(ratio * costs.cycles(scorer.evaluator.planner.plan(Candidate(case.table, {}))))
+    best = _run(case, scorer, limit=limit).best
+    assert best is not None
+    assert best.cycles <= limit
+    every = [[name for unit in chosen for name in unit] for count in range(5) for chosen in combinations(units(case.module), count)]
+    candidates = [Candidate(case.table, dict.fromkeys(names, "F16")) for names in every]
+    within = [one for one in candidates if costs.cycles(scorer.evaluator.planner.plan(one)) <= limit]
+    assert best.score.noise <= 1.01 * min(scorer.score(one).noise for one in within)
 
 
 def test_fixed_modes_are_left_alone(case: Case) -> None:
