@@ -85,10 +85,10 @@ def measure(annotations: Annotations, found: Mapping[int, Detections], limit: in
 
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(annotations.path)
-        rows = [row for picture, detections in found.items() for row in _rows(picture, detections, spec)]
-        if not rows:
+        every = [row for picture, detections in found.items() for row in rows(picture, detections, spec)]
+        if not every:
             return CocoAccuracy(0.0, 0.0, 0.0, {}, len(found))
-        results = truth.loadRes(rows)  # pyright: ignore[reportArgumentType]  (its stub forgets the list form)
+        results = truth.loadRes(every)  # pyright: ignore[reportArgumentType]  (its stub forgets the list form)
         evaluation = COCOeval(truth, results, "bbox")
         evaluation.params.imgIds = sorted(found)
         evaluation.params.maxDets = [1, 10, limit]
@@ -103,7 +103,8 @@ def measure(annotations: Annotations, found: Mapping[int, Detections], limit: in
     return CocoAccuracy(_mean(precision), _mean(precision[0]), _mean(precision[5]), per_class, len(found), curves)
 
 
-def _rows(picture: int, found: Detections, spec: DetectorSpec) -> list[dict[str, object]]:
+def rows(picture: int, found: Detections, spec: DetectorSpec) -> list[dict[str, object]]:
+    """What pycocotools takes: one row a detection, boxes as x, y, width, height."""
     return [
         {
             "image_id": picture,
