@@ -46,6 +46,7 @@ coverage: setup ## tests with line coverage
 
 bench: setup ## speed against onnxruntime, printed as ratios; DATA=folder of models and pictures
 	$(RUN) python -m benchmarks "$(DATA)"
+	$(RUN) python -m benchmarks.pipeline
 
 docs: setup ## write the pages that are made from the code
 	$(RUN) scripts/docs

@@ -60,7 +60,7 @@ def page(table: str, rounds: int, note: str) -> str:
     """docs/benchmarks.md: how, where and when it was measured, and the table."""
     return f"""# Speed and memory
 
-Written by `python -m benchmarks DATA --write` on {date.today().isoformat()}: {_machine()}, Python {platform.python_version()}.
+Written by `python -m benchmarks DATA --write` on {date.today().isoformat()}: {machine()}, Python {platform.python_version()}.
 The network is yolov5n at 640 x 640. `t_ort` is one float inference by onnxruntime with {clock.THREADS} threads, measured in the same run in turns
 with the other inferences ({rounds} rounds, medians); the tools are processes of their own, timed once with start-up and files included.
 Bounds are those of the project's design; they are not timed tests.
@@ -69,7 +69,8 @@ Bounds are those of the project's design; they are not timed tests.
 """
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Processor, cores and memory."""
     return f"{_processor()}, {os.cpu_count()} cores, {_memory_gib():.0f} GiB"
 
 
