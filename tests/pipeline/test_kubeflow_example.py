@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Mapping
@@ -18,8 +19,10 @@ from bmflow_components.kubeflow.execute import Ended, Execution, Order, State, r
 from example_run import MODEL, ROOT, SETTINGS, Made, digests, results, results_below
 
 pytest.importorskip("yaml", reason="PyYAML is not installed; install the extra `kfp`")
-pytest.importorskip("mlflow", reason="MLflow is not installed; install the extra `mlflow`")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not MODEL.is_file(), reason="examples/shapes.onnx is absent")]
+pytestmark = [
+    pytest.mark.slow, pytest.mark.skipif(not MODEL.is_file(), reason="examples/shapes.onnx is absent"),
+    pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="MLflow is not installed (extra mlflow)"),
+]  # fmt: skip
 _LOOP = "exit-handler/for-each-processor[bm1684x]"
 _PLAIN = f"{_LOOP}/for-each-precision[INT8]/branches/not-mixed"
 
