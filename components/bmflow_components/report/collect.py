@@ -14,7 +14,7 @@ from bmflow.errors import InputError
 from bmflow_components import bundle, documents
 from bmflow_components.bundle import Bundle
 from bmflow_components.job import Job
-from bmflow_components.report.data import Accuracy, Candidate, Champion, Cost, Group, Layer, Pair, RunReport, Step
+from bmflow_components.report.data import Accuracy, Candidate, Champion, Cost, Group, Histogram, Layer, Pair, RunReport, Step
 from bmflow_components.result import Result
 
 _NOT_DRAWN = {"epoch", "seconds"}
@@ -41,6 +41,7 @@ def collect(job: Job) -> RunReport:
         reference=accuracy(float_metrics) if float_metrics else None,
         failures=failures,
         training=training(job.optional("curves")),
+        histograms=_histograms(job.optional("histograms")),
         digests=_digests(results, bundles, record),
         versions=_versions(results),
         steps=[_step(result) for result in results],
@@ -140,6 +141,14 @@ def training(path: Path | None) -> dict[str, list[float]]:
         return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else {}) if name not in _NOT_DRAWN}
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: expected a table of numbers with one row an epoch ({error})") from error
+
+
+def _histograms(path: Path | None) -> list[Histogram]:
+    known = documents.read(path, "the histograms of the stage calibrate") if path else {"tensors": []}
+    return [
+        Histogram(t["name"], str(t["op"]).partition(".")[2], float(t["threshold"]), float(t["width"]), t["counts"])
+        for t in known["tensors"]
+    ]
 
 
 def links(text: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -102,6 +103,28 @@ class Champion:
 
 
 @dataclass(frozen=True)
+class Histogram:
+    """Absolute values of a tensor over the calibration set.
+
+    Attributes:
+        width: of a bin, in units of the values; bin k counts k * width <= |x| < (k + 1) * width, zeros left out.
+        threshold: what 8 bits span; values beyond it are cut off.
+    """
+
+    name: str
+    op: str
+    threshold: float
+    width: float
+    counts: Sequence[int]
+
+    @property
+    def beyond(self) -> float:
+        """Share of the values (0..1) that lie beyond the threshold, by whole bins."""
+        first = math.ceil(self.threshold / self.width - 1e-6) if self.width else len(self.counts)
+        return sum(self.counts[first:]) / max(1, sum(self.counts))
+
+
+@dataclass(frozen=True)
 class Step:
     """A stage that ran, and the command that does it again."""
 
@@ -141,6 +164,7 @@ class RunReport:
         reference: the float network on the same pictures.
         failures: stage and error of what did not end well.
         training: values by epoch, by name.
+        histograms: of every tensor, with the threshold that calibration chose.
         facts: short lines under the title: model, data revision, run.
         links: address by label.
     """
@@ -152,6 +176,7 @@ class RunReport:
     reference: Accuracy | None = None
     failures: Sequence[tuple[str, str]] = ()
     training: Mapping[str, Sequence[float]] = field(default_factory=dict[str, Sequence[float]])
+    histograms: Sequence[Histogram] = ()
     digests: Mapping[str, str] = field(default_factory=dict[str, str])
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
     steps: Sequence[Step] = ()

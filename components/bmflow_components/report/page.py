@@ -22,7 +22,7 @@ def render(report: RunReport) -> str:
     style = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
     body = sections.header(report) + "".join(sections.verdict(report, group) for group in report.groups) + sections.failures(report)
     body += "".join(part(report, group) for group in report.groups for part in _OF_A_PROCESSOR)
-    body += sections.training(report) + sections.provenance(report) + sections.steps(report)
+    body += sections.calibration(report) + sections.training(report) + sections.provenance(report) + sections.steps(report)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+import itertools
+import math
 from collections.abc import Sequence
 
 from bmflow_components.report import charts
 from bmflow_components.report.charts import Axes, Line, Point
-from bmflow_components.report.data import Accuracy, Candidate, Group, Layer, Pair, RunReport
+from bmflow_components.report.data import Accuracy, Candidate, Group, Histogram, Layer, Pair, RunReport
 from bmflow_components.report.markup import bar, change, chip, number, pairs, section, size, table, text, tile
 
-_MOST_CURVES = 12
+_MOST_CURVES, _MOST_HISTOGRAMS = 12, 6
 _OPEN_LAYERS, _WORST_LAYERS = 40, 10
 """A longer list of layers is folded; the worst ones stay in sight."""
 _RECALLS = [k / 100 for k in range(101)]
@@ -235,6 +237,29 @@ def training(report: RunReport) -> str:
         if len(values) > 1
     ]  # fmt: skip
     return section("Training", f'<div class="charts">{"".join(drawn)}</div>' if drawn else "")
+
+
+def calibration(report: RunReport) -> str:
+    """The tensors of which calibration cuts off most."""
+    cut = sorted((h for h in report.histograms if h.beyond > 0), key=lambda h: -h.beyond)[:_MOST_HISTOGRAMS]
+    drawn = "".join(_histogram(item) for item in cut)
+    key = _key(("challenger", "values of the calibration pictures"), ("float", "threshold: the largest value that 8 bits hold"))
+    note = "Absolute values, zeros left out; the tensors of which the threshold cuts off the largest share."
+    return section("Calibration", f'{key}<div class="charts">{drawn}</div>' if drawn else "", note)
+
+
+def _histogram(item: Histogram) -> str:
+    heights = [math.log10(1 + count) for count in item.counts]
+    top = max(heights)
+    edges = [k * item.width for k in range(len(heights) + 1)]
+    lines = [
+        Line("values", [x for edge in itertools.pairwise(edges) for x in edge], [y for y in heights for _ in range(2)], "challenger"),
+        Line("threshold", [item.threshold] * 2, [0.0, top], "float"),
+    ]  # fmt: skip
+    title = f"{item.name} ({item.op}): {100 * item.beyond:.2g} % beyond"
+    return charts.line_chart(
+        title, lines, Axes((0.0, max(edges[-1], item.threshold)), (0.0, top * 1.05), 300, 190), "|x|", "log10 of count"
+    )
 
 
 def provenance(report: RunReport) -> str:

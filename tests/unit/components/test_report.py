@@ -242,3 +242,15 @@ def test_a_box_of_another_class_does_not_match() -> None:
 def test_the_worst_pictures_come_first_and_equal_ones_not_at_all() -> None:
     same, lost, moved = found((0, 0, 0.9, 1)), found(), found((0, 0, 0.7, 1))
     assert pictures.worst({1: same, 2: same, 3: same}, {1: moved, 2: lost, 3: same}) == [2, 1]
+
+
+def test_the_tensors_of_which_calibration_cuts_off_most_are_drawn(tmp_path: Path, made: list[Made]) -> None:
+    """One of ten values lies beyond the first threshold, none beyond the second."""
+    counts = {"conv1": [6, 3, 1], "conv2": [9, 1, 0]}
+    tensors = [
+        {"name": name, "op": "top.Conv", "threshold": 2.0, "low": 0.0, "high": 3.0, "width": 1.0, "counts": found} for name, found in counts.items()
+    ]  # fmt: skip
+    documents.write(tmp_path / "histograms.json", {"tensors": tensors})
+    found = Strict(text_of(tmp_path, inputs(tmp_path, made) | {"histograms": [tmp_path / "histograms.json"]})).text
+    assert "conv1 (Conv): 10 % beyond" in found
+    assert "conv2 (Conv)" not in found
