@@ -71,3 +71,10 @@ def test_dvc_itself_reads_the_file() -> None:
     names = {stage.addressing for stage in repo.index.stages}
     assert {"dataset", "transform", "deploy-bm1684x-INT8", "gate-bm1684x"} <= names
     repo.close()
+
+
+def test_plots_of_dvc_have_numbers_on_both_axes() -> None:
+    """Its templates of lines draw nothing where an axis holds names; without `x` they count the rows."""
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed; it comes with every extra of the pipeline")
+    plots = [settings for plot in yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"] for settings in plot.values()]
+    assert {(settings["template"], settings.get("x"), settings["y"]) for settings in plots} == {("simple", None, "cosine")}
