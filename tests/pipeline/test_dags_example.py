@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,9 +18,9 @@ from typing import Any
 
 import pytest
 from airflow_process import environment, needs_airflow, run_scenarios
+from containers import Image, script
 from example_run import MODEL, digests, results, scenario
 
-IMAGE = os.environ.get("BMFLOW_TEST_IMAGE") or "localhost/bmflow/compiler:0.1.0"
 pytestmark = [
     pytest.mark.slow, needs_airflow, pytest.mark.skipif(not MODEL.is_file(), reason="examples/shapes.onnx is absent"),
     pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="MLflow is not installed (extra mlflow)"),
@@ -47,12 +46,6 @@ def test_the_second_run_does_nothing_twice_and_gives_the_same_bytes(airflow_fold
     for task in ("transform", "calibrate", "deploy/bm1684x-INT8", "evaluate/bm1684x-F16"):
         assert "skipped" not in first[task]["seconds"]
         assert "skipped" in second[task]["seconds"]
-
-
-def containers() -> dict[str, str]:
-    """Podman's settings for a confined machine, as scripts/image makes them."""
-    settings = Path(os.environ.get("BMFLOW_IMAGE_CACHE") or Path.home() / ".cache" / "bmflow") / "containers.conf"
-    return {"CONTAINERS_CONF": str(settings)} if settings.is_file() and "CONTAINERS_CONF" not in os.environ else {}
 
 
 @pytest.fixture
@@ -82,13 +75,10 @@ def server(tmp_path: Path) -> Generator[str]:
 
 @pytest.mark.container
 def test_containers_give_the_digests_of_processes(
-    airflow_folder: Path, airflow_ended: dict[str, Any], bars: Path, tmp_path: Path, server: str
+    image: Image, airflow_folder: Path, airflow_ended: dict[str, Any], bars: Path, tmp_path: Path, server: str
 ) -> None:
-    if shutil.which("podman") is None:
-        pytest.skip("podman is not installed")
-    env = environment(tmp_path, **containers(), BMFLOW_IMAGE_COMPILER=IMAGE, BMFLOW_IMAGE_TRAIN=IMAGE, MLFLOW_TRACKING_URI=server)
-    if subprocess.run(["podman", "image", "exists", IMAGE], env=env, check=False).returncode:
-        pytest.skip(f"the image {IMAGE} is not built; scripts/image build compiler")
+    named = {"BMFLOW_IMAGE_COMPILER": image.name, "BMFLOW_IMAGE_TRAIN": image.name, "MLFLOW_TRACKING_URI": server}
+    env = environment(tmp_path, **named) | {name: value for name, value in script.environment().items() if name == "CONTAINERS_CONF"}
     found = run_scenarios(tmp_path, [scenario(bars, "podman", backend="podman")], env)
     assert found["podman"]["state"] == "success", (tmp_path / "driver.log").read_text()[-3000:]
     assert digests(results(tmp_path, found["podman"])) == digests(results(airflow_folder, airflow_ended["first"]))
