@@ -190,6 +190,7 @@ def test_every_picture_arrives_as_it_was_pushed(repository: Repository, taken: d
     assert len(found) == COUNTS["calibration"] + COUNTS["evaluation"]
     assert found == files(tmp_path / "again")
     assert not (repository.clone / "data").exists()
+    assert not (repository.clone / ".dvc" / "tmp").exists()  # a revision is read without a lock, for folders that may not be written
 
 
 def test_credentials_stand_nowhere(store: Store, repository: Repository, taken: dict[str, Ended]) -> None:
