@@ -114,6 +114,8 @@ class Process:
             return self._attempt()
         except BmflowError as error:
             self._show_traceback()
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_ROOM:  # no fault of the input, whatever it is called
+                return self._fail(str(error), contracts.FAILED, True)
             return self._fail(str(error), error.exit_code, self._is_transient(error))
         except MemoryError:
             return self._fail(f"out of memory; the stage asks for {self._stage.resources.memory}, give it more", contracts.FAILED, True)
