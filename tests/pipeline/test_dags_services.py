@@ -24,6 +24,7 @@ from bmflow_components.airflow_dags.run import safe_name
 
 pytestmark = [pytest.mark.slow, needs_airflow]
 PROCESSORS = ["bm1684x", "bm1688", "cv186x", "bm1690"]
+MLFLOW_PAGE = "http://127.0.0.1:1/#/experiments/1/runs/ab"
 PRECISIONS = ["F32", "F16", "BF16", "INT8", "MIXED"]
 
 
@@ -84,7 +85,9 @@ def script(name: str, folder: Path, *words: str, env: dict[str, str]) -> subproc
 def services(tmp_path_factory: pytest.TempPathFactory) -> Generator[Services]:
     folder = tmp_path_factory.mktemp("services")
     env = {
-        name: value for name, value in environment(folder, **stand_in(folder), BMFLOW_POOL="two").items() if not name.startswith("AIRFLOW")
+        name: value
+        for name, value in environment(folder, **stand_in(folder, register={"facts": {"link": MLFLOW_PAGE}}), BMFLOW_POOL="two").items()
+        if not name.startswith("AIRFLOW")
     }
     ports = free_ports(3)
     words = [f"--{name}-port={port}" for name, port in zip(("airflow", "mlflow", "runs"), ports, strict=True)]
@@ -170,6 +173,19 @@ def test_twenty_candidates_on_two_workers_end_with_nothing_lost_or_mixed(service
         decision = json.loads((ended["folder"] / "gate" / processor / "decision.json").read_text())
         judged = {path for path in decision["inputs"] if "/evaluate/" in path}
         assert judged == {str(ended["folder"] / "evaluate" / f"{processor}-{quantize}" / "metrics.json") for quantize in PRECISIONS}
+    assert_links(services, ended)
+
+
+def assert_links(services: Services, ended: dict[str, Any]) -> None:
+    """Tasks lead to the report, served on its port, and to the run in MLflow."""
+    path = f"/api/v2/dags/compile_and_deploy/dagRuns/{urllib.parse.quote(ended['dag_run_id'], safe='')}/taskInstances"
+    report = services.call(f"{path}/report/links")["extra_links"]
+    assert report == {
+        "Report": f"http://127.0.0.1:{services.ports[2]}/compile_and_deploy/{ended['folder'].name}/report/report.html",
+        "MLflow run": None,
+    }
+    for number in range(len(PROCESSORS)):
+        assert services.call(f"{path}/register/links?map_index={number}")["extra_links"] == {"Report": None, "MLflow run": MLFLOW_PAGE}
 
 
 def most_at_once(tasks: list[dict[str, Any]]) -> int:
