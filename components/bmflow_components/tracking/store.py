@@ -43,8 +43,6 @@ _SETTINGS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }  # fmt: skip
 """MLflow's own retries would multiply ours."""
-_KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""So that its pages show runs and metrics first, not conversations."""
 
 
 class TrackingError(BmflowError):
@@ -182,7 +180,7 @@ class Store:
             return found.experiment_id
         place = str(self.artifacts / re.sub(r"[^\w.-]+", "-", name)) if self.artifacts else None
         try:
-            return self.call("make the experiment", self.client.create_experiment, name, place, _KIND)
+            return self.call("make the experiment", self.client.create_experiment, name, place)
         except TrackingError:
             found = self.call("look for the experiment", self.client.get_experiment_by_name, name)
             if not found:
