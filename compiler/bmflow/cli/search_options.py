@@ -46,6 +46,10 @@ def add(parse: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         help="pareto: the least noise within RATIO times the estimated cycles of all in INT8, in place of a bar",
     )  # fmt: skip
     how.add_argument("--max_float_cycles", type=float, default=0.0, metavar="RATIO", help="pareto: the same, of all in the float type")
+    how.add_argument("--map_annotation", default="", help="pareto: COCO annotation file; mAP decides among the tables of the Pareto set")
+    how.add_argument("--map_dataset", default="", help="folder of the pictures of --map_annotation, none of which may calibrate")
+    how.add_argument("--map_drop", type=float, default=0.01, help="most mAP50-95 a table may lose against float (default 0.01)")
+    how.add_argument("--detector", default="", help="detector.json with classes and anchors (default: COCO's)")
     how.add_argument("--no_patterns", action="store_true", help="do not begin from the float layers known for the shape of the network")
     how.add_argument("--asymmetric", action="store_true", help="the model will be deployed with --asymmetric")
     return how
@@ -56,7 +60,12 @@ def options(
 ) -> SearchOptions:  # fmt: skip
     """What the driver is asked, once the tool's own options are known."""
     from bmflow.driver.search import Kind, SearchOptions
+    from bmflow.driver.search_map import Labels
+    from bmflow.errors import InputError
 
+    if bool(given.map_annotation) != bool(given.map_dataset):
+        raise InputError("--map_annotation and --map_dataset belong together; give both or neither")
+    labels = Labels(given.map_dataset, given.map_annotation, given.detector, given.map_drop) if given.map_annotation else None
     samples = given.inference_num if given.inference_num is not None else _SAMPLES.get(kind, 30)
     return SearchOptions(
         calibrate, Kind(kind), given.quantize_table, table, expected_cos=given.expected_cos,
@@ -65,5 +74,5 @@ def options(
         benchmark=given.benchmark_method, pre_qtable=given.pre_qtable, inference_num=samples, cluster=given.cluster,
         part_quantize=given.part_quantize, custom_operator=common.comma_list(given.custom_operator), post_process=given.post_process,
         time_budget=given.time_budget, max_cycles=given.max_cycles, max_float_cycles=given.max_float_cycles,
-        patterns=not given.no_patterns, asymmetric=given.asymmetric, loss_table=loss_table,
+        labels=labels, patterns=not given.no_patterns, asymmetric=given.asymmetric, loss_table=loss_table,
     )  # fmt: skip

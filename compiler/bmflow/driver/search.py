@@ -19,6 +19,8 @@ from bmflow.calibration import patterns, samples, sweep
 from bmflow.calibration.methods import Method
 from bmflow.driver import calibrate as calibration
 from bmflow.driver.calibrate import CalibrateOptions, Progress
+from bmflow.driver.search_map import Labels
+from bmflow.driver.search_map import check as check_labels
 from bmflow.errors import BelowBarError, InputError, nearest_names
 from bmflow.ir.module import Module
 from bmflow.passes.lowering import LoweringOptions
@@ -63,7 +65,8 @@ class SearchOptions:
     that candidates are scored on. reference: module whose float outputs count, when it is not the one that is quantized.
     time_budget: seconds of scoring after which nothing more is tried, 0 for as long as something improves.
     max_cycles, max_float_cycles: for `pareto`, in place of the bar: the least noise within so many times the estimated cycles of all
-    in INT8, or all in the float type; 0 for no such limit. patterns: begin from the float layers known for the shape of the network.
+    in INT8, or all in the float type; 0 for no such limit. labels: pictures on which mAP decides among the tables of the Pareto set, in
+    place of the noise (`pareto`). patterns: begin from the float layers known for the shape of the network.
     """
 
     calibrate: CalibrateOptions
@@ -88,6 +91,7 @@ class SearchOptions:
     time_budget: float = 0.0
     max_cycles: float = 0.0
     max_float_cycles: float = 0.0
+    labels: Labels | None = None
     patterns: bool = True
     asymmetric: bool = False
     loss_table: str = ""
@@ -164,7 +168,10 @@ def prepare(options: SearchOptions, bar: Progress, show: Show) -> Job:
         if table.weights and table.weights != module.weights_digest():
             LOG.warning("%s WAS NOT MADE FOR %s: its weights differ; calibrate this module", options.calibration_table, found.mlir)
     given, reasons = _given(options, module, lowering, mode)
-    return Job(options, module, lowering, mode, given, reasons, table, _compared(options, module), bar, show)
+    job = Job(options, module, lowering, mode, given, reasons, table, _compared(options, module), bar, show)
+    if options.labels:
+        check_labels(options.labels, job)
+    return job
 
 
 def _check_numbers(options: SearchOptions) -> None:
@@ -186,6 +193,8 @@ def _check_numbers(options: SearchOptions) -> None:
             raise InputError(f"{option}: expected a positive ratio of cycles, such as 1.25, found {share:g}")
         if share and options.kind is not Kind.PARETO:
             raise InputError(f"{option}: only --search pareto counts cycles; leave it out of {options.kind.value}")
+    if options.labels and options.kind is not Kind.PARETO:
+        raise InputError(f"--map_annotation: only --search pareto scores by mAP; leave it out of {options.kind.value}")
     for name in options.methods:
         method_named(name)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from bmflow import artifacts
 from bmflow.codegen.generate import generate
 from bmflow.container import bmodel
+from bmflow.driver.search_map import Scored, score
 from bmflow.ir.module import Module
 from bmflow.passes.lowering import lower
 from bmflow.search import report
@@ -60,25 +61,46 @@ def search_pareto(job: Job, scorer: Scorer, tables: Mapping[str, CalibrationTabl
     limit = round(options.max_cycles * integer) if options.max_cycles else round(options.max_float_cycles * floating)
     fixed = dict(job.given)
     found = Search(scorer, costs, table, job.mode, bar, fixed, options.time_budget, limit, job.bar, job.show).run()
-    best = found.best or min(found.points.values(), key=lambda point: point.score.noise)
-    returned = _write(job, found, best, table, fixed, estimate)
+    quietest = min(found.points.values(), key=lambda point: point.score.noise)
+    maps = _maps(job, found, table, fixed) if options.labels else None
+    chosen = maps.best(options.labels, limit) if maps and options.labels else found.best
+    best = chosen or quietest
+    returned = _write(job, found, best, table, fixed, estimate, maps)
     _say(job, found, best, returned, integer, floating)
-    if found.best is not None:
+    if maps:
+        job.show(f"mAP50-95 on {maps.pictures} pictures: float {maps.floating:.4f}, mix {maps.points.get(best, 0.0):.4f}")
+    if chosen is not None:
         return ""
+    if maps and options.labels and not limit:
+        return f"no table loses less than {options.labels.drop:g} mAP50-95; that of least noise is in {options.quantize_table}"
     if limit:
         return f"no table keeps within {limit} cycles; the one of least noise is in {options.quantize_table}"
     return f"no table reaches the bar; the best found, in {options.quantize_table}, has {bar.missing(best.score)}"
 
 
+def _maps(job: Job, found: Found, table: CalibrationTable, fixed: Mapping[str, str]) -> Scored:
+    """mAP of the points that would be returned."""
+    assert job.options.labels is not None
+    reference = Module.load(job.options.reference) if job.options.reference else job.module
+    points = worth_returning(found.front, found.best or found.front[0], knees(found.front))
+
+    def lowered(point: Point) -> Module:
+        return lower(job.module, replace(job.lowering, table=table, precision=_precision(job, found, point, fixed)))
+
+    return score(job.options.labels, reference, points, lowered, job.bar)
+
+
 def _write(
-    job: Job, found: Found, best: Point, table: CalibrationTable, fixed: Mapping[str, str], estimate: Estimator
+    job: Job, found: Found, best: Point, table: CalibrationTable, fixed: Mapping[str, str], estimate: Estimator, maps: Scored | None
 ) -> list[Returned]:  # fmt: skip
     """Compile the points to return, write their tables and the Pareto set; the points, fastest first."""
     path, bends = job.options.quantize_table, knees(found.front)
     compiled: list[Returned] = []
     for point in job.bar(worth_returning(found.front, best, bends), MOST_POINTS, "compile the tables to return"):
         lowered = lower(job.module, replace(job.lowering, table=table, precision=_precision(job, found, point, fixed)))
-        compiled.append(Returned(point, estimate(lowered), roles=_roles(point, best, bends)))
+        compiled.append(
+            Returned(point, estimate(lowered), roles=_roles(point, best, bends), accuracy=maps.points.get(point) if maps else None)
+        )
     returned = [_named(one, path, bends) for one in undominated(compiled)]
     for one in returned:
         if one.file:
@@ -147,5 +169,6 @@ def _say(job: Job, found: Found, best: Point, returned: Sequence[Returned], inte
         job.show("the time budget ended before nothing improved any more")
     for one in returned:
         role = f"  {' '.join(one.roles)} {one.file}" if one.roles else ""
-        job.show(f"  {one.cost.cycles:>12} cycles  {one.cost.bytes:>10} bytes  SQNR {one.point.score.sqnr:6.2f} dB{role}")
+        accuracy = f"  mAP50-95 {one.accuracy:.4f}" if one.accuracy is not None else ""
+        job.show(f"  {one.cost.cycles:>12} cycles  {one.cost.bytes:>10} bytes  SQNR {one.point.score.sqnr:6.2f} dB{accuracy}{role}")
     job.show(f"Output mix quantization table to {job.options.quantize_table}")

@@ -21,12 +21,16 @@ CYCLES = "estimated by the simulator from assumed rates"
 
 @dataclass(frozen=True)
 class Returned:
-    """A point that a search returns: what the whole network costs, the file of its table ("" when none was written), and its part."""
+    """A point that a search returns: what the whole network costs, the file of its table ("" when none was written), and its part.
+
+    accuracy: mAP50-95 on labelled pictures, None without them.
+    """
 
     point: Point
     cost: Cost
     file: str = ""
     roles: tuple[str, ...] = ()
+    accuracy: float | None = None
 
 
 def reasons(found: Found, lifted: frozenset[str], given: Mapping[str, str]) -> dict[str, str]:
@@ -69,7 +73,8 @@ def as_csv(points: Sequence[Returned]) -> str:
 
 def _row(one: Returned) -> dict[str, object]:
     score = one.point.score
-    return {
+    accuracy: dict[str, object] = {} if one.accuracy is None else {"map": round(one.accuracy, 6)}
+    return accuracy | {
         "cycles": one.cost.cycles, "bytes": one.cost.bytes, "cosine": round(score.cosine, 9), "sqnr_db": round(score.sqnr, 4),
         "float_layers": len(one.point.lifted), "role": list(one.roles), "table": one.file,
     }  # fmt: skip

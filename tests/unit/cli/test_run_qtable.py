@@ -24,6 +24,7 @@ SEARCH = ["net.mlir", "--dataset", "data", "--chip", "bm1684x", "-o", "qtable", 
 BASE = [*SEARCH, "--calibration_table", "table"]
 CALIBRATE = ["net.mlir", "--dataset", "data", "--input_num", "4", "-o", "table", "--quantize_table", "qtable", "--inference_num", "3"]
 BAR = ["--expected_cos", "0.5", "--expected_sqnr", "12"]
+LABELS = ["--map_annotation", "labels.json", "--map_dataset", "data"]
 BAD, SUM = "b_Conv", "s_Add"
 
 
@@ -130,6 +131,17 @@ def test_a_bar_nothing_reaches_exits_3_with_the_best_found(folder: Path, capsys:
     assert len(PrecisionTable.load("qtable").modes) > 1
 
 
+def test_a_limit_of_cycles_gives_the_least_noise_within_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*BASE, "--max_cycles", "1.0001", "--expected_cos", "0.9999999"]) == 0
+    tight = json.loads(Path("qtable_pareto.json").read_text())["points"]
+    assert main([*BASE, "--max_cycles", "3"]) == 0
+    wide = json.loads(Path("qtable_pareto.json").read_text())["points"]
+    best = [next(point for point in points if "best" in point["role"]) for points in (tight, wide)]
+    assert best[0]["float_layers"] == 0
+    assert best[1]["sqnr_db"] > best[0]["sqnr_db"] + 10
+    assert BAD in PrecisionTable.load("qtable").modes
+
+
 def test_given_lines_stay(folder: Path) -> None:
     Path("given").write_text(f"{BAD} F32\n")
     assert main([*BASE, *BAR, "--pre_qtable", "given"]) == 0
@@ -205,6 +217,9 @@ def _files(folder: Path) -> None:
     Path("odd_qtable").write_text("b_Konv F16\n")
     Path("odd_type").write_text("b_Conv F17\n")
     Path("raises.py").write_text("1 / 0\n")
+    pictures = [{"id": k, "file_name": f"{k}.png"} for k in range(10)]
+    boxes = [{"id": 1, "image_id": 0, "category_id": 1, "bbox": [1, 1, 5, 5], "area": 25, "iscrowd": 0}]
+    Path("labels.json").write_text(json.dumps({"images": pictures, "annotations": boxes, "categories": [{"id": 1, "name": "person"}]}))
     Path("empty.py").write_text("x = 1\n")
 
 
@@ -227,6 +242,12 @@ REFUSED = {
     "folder": ([*BASE, "-o", "absent/qtable"], "absent/qtable: cannot write here"),
     "processor": ([*BASE, "--chip", "bm1685x"], "did you mean bm1684x"),
     "processor without code": ([*BASE, "--chip", "bm1690"], "code generation is not supported yet"),
+    "two limits": ([*BASE, "--max_cycles", "1.2", "--max_float_cycles", "0.7"], "one limit is enough"),
+    "a limit below nothing": ([*BASE, "--max_cycles", "-1"], "expected a positive ratio of cycles"),
+    "a limit of another search": ([*BASE, "--search", "mix_search", "--max_cycles", "1.2"], "only --search pareto counts cycles"),
+    "labels without pictures": ([*BASE, "--map_annotation", "labels.json"], "belong together"),
+    "labels of pictures that calibrate": ([*BASE, *LABELS], "10 of its pictures calibrate, too"),
+    "labels of another search": ([*BASE, *LABELS, "--search", "mix_search"], "only --search pareto scores by mAP"),
     "no samples": ([*BASE[:1], *BASE[3:]], "no samples given"),
 }
 
