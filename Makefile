@@ -6,7 +6,7 @@ DATA ?= $(or $(BMFLOW_TEST_DATA),../shared/data)
 EXTRAS ?= dev,pipeline
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help setup demo up down example walkthrough test check coverage bench docs clean
+.PHONY: help setup demo up down example walkthrough test check coverage bench accuracy docs clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -48,8 +48,11 @@ bench: setup ## speed against onnxruntime, printed as ratios; DATA=folder of mod
 	$(RUN) python -m benchmarks "$(DATA)"
 	$(RUN) python -m benchmarks.pipeline
 
+accuracy: setup ## accuracy in two folds, in ./accuracy; with other quantizers where the extra `bench` is installed
+	$(RUN) python -m benchmarks.accuracy "$(DATA)" --folder accuracy
+
 docs: setup ## write the pages that are made from the code
 	$(RUN) scripts/docs
 
 clean: ## remove what builds left behind
-	rm -rf $(VENV) demo example walkthrough dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) accuracy demo example walkthrough dist .pytest_cache .ruff_cache .hypothesis
