@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.matches import Difference, Draws, Matches
 from bmflow.evaluation.coco import Annotations, measure
 from bmflow.evaluation.detections import Detections
+
+from benchmarks.matches import Difference, Draws, Matches
 
 PICTURES = 6
 
