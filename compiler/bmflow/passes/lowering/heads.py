@@ -23,8 +23,12 @@ def is_head(op: LayerOp) -> bool:
     """Whether a layer is a head convolution: fed by an activation, used once, by a Concat or Reshape no convolution follows."""
     if not isinstance(op, TopConvOp) or not isinstance(producer(op.input), TopSiLUOp | TopScaledActiveOp):
         return False
-    readers = users(op.output)
-    return len(readers) == 1 and isinstance(readers[0], TopConcatOp | TopReshapeOp) and not any(map(_is_conv, users(readers[0].results[0])))
+    readers = _readers(op)
+    return (
+        len(readers) == 1
+        and isinstance(readers[0], TopConcatOp | TopReshapeOp)
+        and not any(isinstance(reader, TopConvOp) for reader in _readers(readers[0]))
+    )
 
 
 def wide_results(module: Module, modes: Mapping[str, str]) -> frozenset[str]:
@@ -42,11 +46,11 @@ def wide_quantization(threshold: float) -> Quantization:
 
 
 def _read_as_float(op: LayerOp, modes: Mapping[str, str]) -> bool:
-    readers = users(op.results[0])
+    readers = _readers(op)
     if not all(modes.get(reader.layer_name) in FLOAT_TYPES for reader in readers):
         return False
     return all(_read_as_float(reader, modes) for reader in readers if isinstance(reader, TopReshapeOp))
 
 
-def _is_conv(op: LayerOp) -> bool:
-    return isinstance(op, TopConvOp)
+def _readers(op: LayerOp) -> list[LayerOp]:
+    return [reader for reader in users(op.results[0]) if isinstance(reader, LayerOp)]
