@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -30,12 +31,17 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 
 def stand_in(folder: Path, **plan: Any) -> dict[str, str]:
     """Variables that put the stand-in in the place of the stages, and what it shall do."""
-    python = folder / "python"
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{HERE / "stand_in_stage.py"}" "$@"\n')
-    python.chmod(python.stat().st_mode | stat.S_IXUSR)
     note = folder / "stand_in.json"
     note.write_text(json.dumps(plan))
-    return {"BMFLOW_PYTHON": str(python), "STAND_IN": str(note)}
+    return {"BMFLOW_PYTHON": str(in_place_of_python(folder, "-S", HERE / "stand_in_stage.py")), "STAND_IN": str(note)}
+
+
+def in_place_of_python(folder: Path, *words: str | Path) -> Path:
+    """A program that hands its command line to Python after these words."""
+    program = folder / "python"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {shlex.join(map(str, words))} "$@"\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    return program
 
 
 def drive(folder: Path, verb: str, *paths: Path, env: dict[str, str], timeout_s: float = 600) -> Any:

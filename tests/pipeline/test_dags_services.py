@@ -6,21 +6,15 @@ import contextlib
 import hashlib
 import json
 import os
-import socket
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Generator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow_process import ROOT, environment, needs_airflow, stand_in
-from bmflow_components.airflow_dags.run import safe_name
+from airflow_process import needs_airflow, stand_in
+from airflow_services import Services, services_up
 
 pytestmark = [pytest.mark.slow, needs_airflow]
 PROCESSORS = ["bm1684x", "bm1688", "cv186x", "bm1690"]
@@ -28,83 +22,11 @@ MLFLOW_PAGE = "http://127.0.0.1:1/#/experiments/1/runs/ab"
 PRECISIONS = ["F32", "F16", "BF16", "INT8", "MIXED"]
 
 
-@dataclass
-class Services:
-    """What is up."""
-
-    folder: Path
-    ports: tuple[int, ...]
-    log: str
-    token: str = field(default="", repr=False)
-
-    def call(self, path: str, data: Any = None) -> Any:
-        """Ask Airflow's API; the token is fetched at the first call."""
-        if not self.token and path != "/auth/token":
-            note = json.loads((self.folder / "airflow" / "simple_auth_manager_passwords.json.generated").read_text())
-            self.token = self.call("/auth/token", {"username": "admin", "password": note["admin"]})["access_token"]
-        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.token}"} if self.token else {})}
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.ports[0]}{path}", json.dumps(data).encode() if data is not None else None, headers
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
-
-    def run(self, dag: str, conf: dict[str, Any], within_s: float) -> dict[str, Any]:
-        """Start a run and wait for its end."""
-        made = self.call(f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None, "conf": conf})
-        path = f"/api/v2/dags/{dag}/dagRuns/{urllib.parse.quote(made['dag_run_id'], safe='')}"
-        end = time.monotonic() + within_s
-        while time.monotonic() < end:
-            found = self.call(path)
-            if found["state"] in ("success", "failed"):
-                tasks = self.call(f"{path}/taskInstances?limit=200")["task_instances"]
-                return {**found, "tasks": tasks, "folder": self.folder / "runs" / dag / safe_name(made["dag_run_id"])}
-            time.sleep(1)
-        raise AssertionError(f"{dag} did not end within {within_s} s")
-
-
-def free_ports(count: int) -> tuple[int, ...]:
-    """Ports that are free now."""
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = tuple(probe.getsockname()[1] for probe in probes)
-    for probe in probes:
-        probe.close()
-    return ports
-
-
-def script(name: str, folder: Path, *words: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / name), "--folder", str(folder), *words], env=env, text=True, capture_output=True, timeout=400,
-        check=False,
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Generator[Services]:
     folder = tmp_path_factory.mktemp("services")
-    env = {
-        name: value
-        for name, value in environment(folder, **stand_in(folder, register={"facts": {"link": MLFLOW_PAGE}}), BMFLOW_POOL="two").items()
-        if not name.startswith("AIRFLOW")
-    }
-    ports = free_ports(3)
-    words = [f"--{name}-port={port}" for name, port in zip(("airflow", "mlflow", "runs"), ports, strict=True)]
-    try:
-        up = script("up", folder, *words, env=env)
-        assert up.returncode == 0, up.stderr + "".join(file.read_text()[-1500:] for file in folder.glob("logs/*.log"))
-        yield Services(folder, ports, up.stdout)
-        again = script("up", folder, *words, env=env)
-        assert (again.returncode, "is up already" in again.stderr) == (2, True)
-    finally:
-        down = script("down", folder, env=env)
-    assert down.returncode == 0, down.stderr
-    assert down.stdout.startswith("stopped in")
-    for port in ports:
-        with socket.socket() as probe:
-            assert probe.connect_ex(("127.0.0.1", port)) != 0
-    assert script("down", folder, env=env).stdout == "nothing is up\n"
+    with services_up(folder, **stand_in(folder, register={"facts": {"link": MLFLOW_PAGE}}), BMFLOW_POOL="two") as up:
+        yield up
 
 
 def test_the_password_is_for_this_user_alone_and_the_addresses_are_told(services: Services) -> None:
