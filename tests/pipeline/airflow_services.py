@@ -75,7 +75,7 @@ def script(name: str, folder: Path, *words: str, env: dict[str, str]) -> subproc
 @contextmanager
 def services_up(folder: Path, **more: str) -> Generator[Services]:
     """Everything up in a folder, with more variables; all ports are free again afterwards."""
-    env = {name: value for name, value in environment(folder).items() if not name.startswith("AIRFLOW")} | more
+    env = {name: value for name, value in environment(folder, **more).items() if not name.startswith("AIRFLOW")}
     ports = free_ports(3)
     words = [f"--{name}-port={port}" for name, port in zip(("airflow", "mlflow", "runs"), ports, strict=True)]
     try:

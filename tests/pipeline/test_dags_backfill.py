@@ -8,6 +8,7 @@ import urllib.error
 import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,19 @@ from bmflow_components.airflow_dags.run import safe_name
 
 pytestmark = [pytest.mark.slow, needs_airflow]
 DAG = "retrain_and_deploy"
-DATES = ["2026-01-05T03:00:00Z", "2026-01-12T03:00:00Z"]  # Mondays at three, when its clock strikes
-RANGE = {"from_date": "2026-01-05T00:00:00Z", "to_date": "2026-01-18T00:00:00Z"}
+FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 FORM = {"processors": ["bm1684x"], "precisions": ["INT8"], "dataset_seed": 7}  # no run but these has this seed
-ONCE = {"AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "86400"}
-"""Read the DAGs once: after the next reading Airflow would notice that this week's own run is missing, and run it beside the backfill."""
 WITHIN_S = 900
 ALWAYS_ANEW = {stage.name for stage in contracts.STAGES if stage.volatile} | {"report"}
 """What asks the registry, and the report, which shows how long the other stages took; all else follows from its key."""
+
+
+def strikes() -> list[str]:
+    """The last two times that its clock struck: Mondays at three. Let go, Airflow would by itself run the later one alone."""
+    now = datetime.now(UTC)
+    last = (now - timedelta(days=now.weekday())).replace(hour=3, minute=0, second=0, microsecond=0)
+    last -= timedelta(weeks=last >= now)
+    return [date.strftime(FORMAT) for date in (last - timedelta(weeks=1), last)]
 
 
 class Backfills:
@@ -35,10 +41,12 @@ class Backfills:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._work = services.folder / "work"
+        self.dates = strikes()
 
     def order(self, reprocess: str) -> list[dict[str, Any]]:
         """Order one and wait for its end; gives the runs of the two dates."""
-        body = {"dag_id": DAG, **RANGE, "dag_run_conf": FORM, "max_active_runs": 2, "reprocess_behavior": reprocess}
+        span = {"from_date": self.dates[0], "to_date": self.dates[1]}
+        body = {"dag_id": DAG, **span, "dag_run_conf": FORM, "max_active_runs": 2, "reprocess_behavior": reprocess}
         made = wait_for(lambda: self._ask("/api/v2/backfills", body, "POST"))
         self._pause(False)
         wait_for(lambda: all(run["state"] in ("success", "failed") for run in self.runs()))
@@ -66,16 +74,14 @@ class Backfills:
 
     def runs(self) -> list[dict[str, Any]]:
         """The runs of the two dates, by date."""
-        bounds = urllib.parse.urlencode(
-            {"logical_date_gte": RANGE["from_date"], "logical_date_lte": RANGE["to_date"], "order_by": "logical_date"}
-        )
+        bounds = urllib.parse.urlencode({"logical_date_gte": self.dates[0], "logical_date_lte": self.dates[1], "order_by": "logical_date"})
         return self._services.call(f"/api/v2/dags/{DAG}/dagRuns?{bounds}")["dag_runs"]
 
-    def started(self, run: dict[str, Any]) -> list[str]:
-        """When each task of a run that was not skipped was started."""
+    def started(self, run: dict[str, Any]) -> datetime:
+        """When the first task of a run was started, of those that were not skipped."""
         name = urllib.parse.quote(run["dag_run_id"], safe="")
         tasks = self._services.call(f"/api/v2/dags/{DAG}/dagRuns/{name}/taskInstances?limit=100")["task_instances"]
-        return [task["start_date"] for task in tasks if task["state"] == "success"]
+        return min(datetime.fromisoformat(task["start_date"]) for task in tasks if task["state"] == "success")
 
     def folders(self) -> list[Path]:
         """The folders of backfilled runs, by name."""
@@ -100,7 +106,7 @@ class Backfills:
 def backfills(tmp_path_factory: pytest.TempPathFactory) -> Generator[Backfills]:
     folder = tmp_path_factory.mktemp("backfill")
     python = in_place_of_python(folder, HERE / "counted_stage.py")
-    with services_up(folder, BMFLOW_PYTHON=str(python), WORK=str(folder / "work"), **ONCE) as services:
+    with services_up(folder, BMFLOW_PYTHON=str(python), WORK=str(folder / "work")) as services:
         yield Backfills(services)
 
 
@@ -129,8 +135,11 @@ def files(folders: list[Path]) -> Iterator[Path]:
 
 
 def test_a_backfill_runs_every_date_once_in_a_folder_of_its_own(backfills: Backfills, first: list[dict[str, Any]]) -> None:
-    assert [(run["logical_date"], run["run_type"], run["state"]) for run in first] == [(date, "backfill", "success") for date in DATES]
+    assert [(run["logical_date"], run["run_type"], run["state"]) for run in first] == [
+        (date, "backfill", "success") for date in backfills.dates
+    ]
     assert backfills.folders() == sorted(backfills.folders()[0].parent / safe_name(run["dag_run_id"]) for run in first)
+    assert set(backfills.work()) == {result["key"] for result in backfills.kept().values()}
 
 
 def test_a_second_backfill_leaves_finished_dates_alone(backfills: Backfills, first: list[dict[str, Any]]) -> None:
@@ -149,7 +158,7 @@ def test_a_backfill_that_reprocesses_finished_dates_runs_every_task_and_computes
     before = stamps([Path(item["path"]).parent for result in kept.values() for item in result["outputs"].values()])
     again = backfills.order("completed")
     assert [(run["dag_run_id"], run["state"]) for run in again] == [(run["dag_run_id"], "success") for run in first]
-    assert all(start > old["end_date"] for old, run in zip(first, again, strict=True) for start in backfills.started(run))
+    assert all(backfills.started(run) > datetime.fromisoformat(old["end_date"]) for old, run in zip(first, again, strict=True))
     assert (backfills.folders(), backfills.work()) == (folders, work)
     for folder, result in backfills.kept().items():
         assert "skipped" in result["seconds"]
