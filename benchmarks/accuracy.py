@@ -11,7 +11,7 @@ import argparse
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -93,21 +93,28 @@ def _annotations(data: Path, names: set[str]) -> dict[str, object]:
     return {"images": pictures, "annotations": numbered, "categories": parts[0]["categories"]}
 
 
-def measure(data: Path, folder: Path, network: Network, rows: Sequence[Row], draws: int) -> list[Result]:
-    """All rows of one network, printed as they come."""
+def measure(data: Path, folder: Path, network: Network, rows: Sequence[Row], draws: int) -> Iterator[Result]:
+    """All rows of one network, one by one; a row that is in the folder already is read from there."""
     parts = folds(data, folder)
     spots = [_spot(data, folder / f"fold{number}" / network.name, network, part[0]) for number, part in enumerate(parts)]
     floats = Draws.of([_matches(str(spot.model), part) for spot, part in zip(spots, parts, strict=True)], draws)
     print(f"{network.name} in float: {floats.mean:.4f}", flush=True)
-    results = list[Result]()
     for row in rows:
-        made = [row.make(spot) for spot in spots]
-        scored = Draws.of([_matches(one.model, part) for one, part in zip(made, parts, strict=True)], draws)
-        cycles = float(np.mean([_cycles(one.model) for one in made]))
-        seconds, peak = float(np.mean([one.seconds for one in made])), max(one.peak_bytes for one in made)
-        results.append(Result(network.name, row, scored.mean, Difference.of(floats, scored), cycles, seconds, peak))
-        print("  ".join(_cells(results[-1], results)), flush=True)
-    return results
+        note = folder / f"{network.name}_{row.key}.json"
+        if not note.is_file():
+            note.write_text(json.dumps(_figures(row, spots, parts, floats, draws)))
+        known = json.loads(note.read_text())
+        yield Result(network.name, row, known["mean"], Difference(*known["difference"]), known["cycles"], known["seconds"], known["peak"])
+
+
+def _figures(row: Row, spots: Sequence[Spot], parts: Sequence[tuple[Path, Path, Path]], floats: Draws, draws: int) -> dict[str, object]:
+    made = [row.make(spot) for spot in spots]
+    scored = Draws.of([_matches(one.model, part) for one, part in zip(made, parts, strict=True)], draws)
+    gap = Difference.of(floats, scored)
+    return {
+        "mean": scored.mean, "difference": (gap.mean, gap.low, gap.high), "cycles": float(np.mean([_cycles(one.model) for one in made])),
+        "seconds": float(np.mean([one.seconds for one in made])), "peak": max(one.peak_bytes for one in made),
+    }  # fmt: skip
 
 
 def _spot(data: Path, place: Path, network: Network, calibration: Path) -> Spot:
@@ -167,7 +174,7 @@ def main() -> int:
         prog="python -m benchmarks.accuracy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parse.add_argument("data", type=Path, help="folder of models and pictures")
-    parse.add_argument("--folder", type=Path, required=True, help="where everything is made; what lies there already is made again")
+    parse.add_argument("--folder", type=Path, required=True, help="where everything is made; rows that lie there are not made again")
     parse.add_argument("--networks", default=",".join(NETWORKS), help=f"default {','.join(NETWORKS)}")
     parse.add_argument("--rows", default=",".join(row.key for row in ROWS), help=f"default {','.join(row.key for row in ROWS)}")
     parse.add_argument("--draws", type=int, default=200, help="draws of the paired bootstrap (default 200)")
@@ -178,10 +185,12 @@ def main() -> int:
     rows = [row for key in options.rows.split(",") for row in ROWS if row.key == key]
     start, results = time.perf_counter(), list[Result]()
     for name in options.networks.split(","):
-        results += measure(options.data.resolve(), options.folder.resolve(), NETWORKS[name], rows, options.draws)
+        for result in measure(options.data.resolve(), options.folder.resolve(), NETWORKS[name], rows, options.draws):
+            results.append(result)
+            print("  ".join(_cells(result, results)), flush=True)
+            if options.write:
+                PAGE.write_text(page(results, options.note))
     print(f"{time.perf_counter() - start:.0f} s in all")
-    if options.write:
-        PAGE.write_text(page(results, options.note))
     return 0
 
 

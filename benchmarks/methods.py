@@ -85,7 +85,6 @@ ROWS = (
     _ours("heads", "INT8 symmetric, 16-bit heads", "INT8", deploy="--quantize_table QTABLE"),
     _ours("asym", "INT8 asymmetric, 16-bit heads", "INT8", _PERCENTILE, _ASYMMETRIC),
     _ours("we", "the same, equalized", "INT8", f"{_PERCENTILE} --we", _ASYMMETRIC, "_we"),
-    _ours("we_max", "the same, ranges by max", "INT8", "--cali_method max --we", _ASYMMETRIC, "_we"),
     _ours("mixed", "mixed, within a limit of cycles", "INT8", f"{_PERCENTILE} --we {_SEARCH}", _ASYMMETRIC, "_we", search=True),
     _peer("ort_minmax", "onnxruntime static, MinMax", "minmax"),
     _peer("ort_percentile", "onnxruntime static, Percentile", "percentile"),

@@ -28,7 +28,7 @@ def by_onnxruntime(method: str, model: str, mlir: str, pictures: str, out: str) 
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     name, ready = onnx.load(model).graph.input[0].name, out.replace(".onnx", "_ready.onnx")
-    quant_pre_process(model, ready)
+    quant_pre_process(model, ready, skip_symbolic_shape=True)
 
     class Reader:
         def __init__(self) -> None:
