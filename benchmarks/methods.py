@@ -70,10 +70,10 @@ def _ours(key: str, what: str, quantize: str, calibrate: str = "", deploy: str =
 def _peer(key: str, what: str, method: str) -> Row:
     def make(spot: Spot) -> Made:
         model = spot.folder / f"{key}.onnx"
-        words = [sys.executable, "-m", "benchmarks.peers", method, str(spot.model), str(spot.folder / f"{spot.name}.mlir")]
+        words = [sys.executable, str(Path(__file__).with_name("peers.py")), method, str(spot.model), str(spot.folder / f"{spot.name}.mlir")]
         return _run(spot, model, [*words, str(spot.calibration), str(model)])
 
-    return Row(key, what, f"`python -m benchmarks.peers {method}`", make)
+    return Row(key, what, f"`benchmarks/peers.py {method}`", make)
 
 
 _PERCENTILE = "--cali_method percentile9999"
