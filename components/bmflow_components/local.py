@@ -8,13 +8,9 @@ The same run id again goes on where the run stopped.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -26,12 +22,12 @@ from bmflow import artifacts
 from bmflow.errors import InputError
 
 from bmflow_components import contracts
+from bmflow_components.children import Children, end
 from bmflow_components.contracts import Pipeline, Runs, Stage, Task, Value
 from bmflow_components.ports import RESULT
 from bmflow_components.result import Result
 from bmflow_components.uri import is_remote
 
-_STOP_S = 15.0
 _RETRY_S = 5.0
 Wrap = Callable[[Stage, list[str], Path], list[str]]
 
@@ -116,9 +112,7 @@ class Runner:
         self._show = show
         tasks = contracts.expand(plan.pipeline, plan.processors, plan.precisions, list(plan.inputs))
         self.progress = {task.name: Progress(task) for task in tasks}
-        self._children: set[subprocess.Popen[bytes]] = set()
-        self._lock = threading.Lock()
-        self._stopping = False
+        self._children = Children()
 
     def run(self) -> int:
         """Run every task that can run; returns the exit code of the run.
@@ -126,7 +120,7 @@ class Runner:
         0: done. Otherwise the code of the first task that failed; a candidate that failed counts only when the gate had none left.
         """
         self._plan.folder.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(self._plan.jobs) as pool, self._interruptible():
+        with ThreadPoolExecutor(self._plan.jobs) as pool, self._children.interruptible():
             running: dict[Future[None], str] = {}
             while True:
                 for item in self._startable(len(running)):
@@ -153,40 +147,14 @@ class Runner:
         return (failed[0].code or contracts.FAILED) if failed and blocked else contracts.FAILED if blocked else contracts.DONE
 
     def stop(self) -> None:
-        """End all processes: SIGTERM, and SIGKILL for those that stay; nothing more is started."""
-        with self._lock:
-            self._stopping = True
-            children = list(self._children)
-        for child in children:
-            _signal(child, signal.SIGTERM)
-        deadline = time.monotonic() + _STOP_S
-        for child in children:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(max(0.0, deadline - time.monotonic()))
-            _signal(child, signal.SIGKILL)
-
-    @contextlib.contextmanager
-    def _interruptible(self):
-        """Stop the children when SIGTERM or SIGINT comes."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def handle(number: int, _: object) -> None:
-            threading.Thread(target=self.stop, daemon=True).start()
-
-        before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        """End all processes; nothing more is started."""
+        self._children.stop()
 
     def _startable(self, running: int) -> list[Progress]:
         """Tasks whose turn it is; those that never can start become blocked on the way."""
         found: list[Progress] = []
         for item in self.progress.values():
-            if item.state is not State.WAITING or self._stopping or not self._all_ended(item.task):
+            if item.state is not State.WAITING or self._children.stopping or not self._all_ended(item.task):
                 continue
             if self._inputs(item.task) is None:
                 item.state = State.BLOCKED
@@ -254,7 +222,11 @@ class Runner:
             item.result = _read_result(folder)
             item.seconds = time.monotonic() - item.started
             retryable = item.result.retryable if item.result else None
-            if item.tries > item.task.stage.retries or self._stopping or not contracts.may_retry(item.task.stage, item.code, retryable):
+            if (
+                item.tries > item.task.stage.retries
+                or self._children.stopping
+                or not contracts.may_retry(item.task.stage, item.code, retryable)
+            ):
                 break
             time.sleep(self._plan.retry_s * 2 ** (item.tries - 1))
         item.state = _state(item)
@@ -265,23 +237,16 @@ class Runner:
         known = folder / RESULT.file
         stale = known.stat().st_mtime_ns if known.is_file() else 0
         with (folder / "log.txt").open("ab") as log:
-            with self._lock:
-                if self._stopping:
-                    return contracts.FAILED
-                child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-                self._children.add(child)
+            child = self._children.start(command, log)
+            if child is None:
+                return contracts.FAILED
             try:
                 code = child.wait(task.stage.resources.timeout_s)
             except subprocess.TimeoutExpired:
-                _signal(child, signal.SIGTERM)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(_STOP_S)
-                _signal(child, signal.SIGKILL)
-                code = child.wait()
+                code = end(child)
                 log.write(f"stopped after {task.stage.resources.timeout_s} s, the limit of the stage\n".encode())
             finally:
-                with self._lock:
-                    self._children.discard(child)
+                self._children.forget(child)
         if code not in (contracts.DONE, contracts.BELOW_BAR) and known.is_file() and known.stat().st_mtime_ns == stale:
             known.unlink()  # a process that died could not say so; what an earlier one said must not be taken for its word
         return code
@@ -313,11 +278,6 @@ def _state(item: Progress) -> State:
 def _read_result(folder: Path) -> Result | None:
     path = folder / RESULT.file
     return Result.parse(path.read_text()) if path.is_file() else None
-
-
-def _signal(child: subprocess.Popen[bytes], number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, number)
 
 
 def _check(plan: Plan) -> None:

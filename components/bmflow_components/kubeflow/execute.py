@@ -10,29 +10,27 @@ compiled file alone, with real exit codes. Images are not used: the commands fin
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from bmflow import artifacts
 from bmflow.errors import InputError
 
+from bmflow_components.children import Children, end
 from bmflow_components.kubeflow import expression
 from bmflow_components.kubeflow.placeholders import ExecutorInput, fill
 
-_STOP_S = 15.0
 _NO_COMMAND = 127
 _PYTHONS = ("python", "python3")
 _COMPLETED = "ALL_UPSTREAM_TASKS_COMPLETED"
@@ -177,15 +175,14 @@ class Execution:
         self._arguments = arguments(order.spec, order.arguments)
         self._slots = threading.Semaphore(order.jobs)
         self._lock = threading.Lock()
-        self._children: set[subprocess.Popen[bytes]] = set()
-        self._stopping = False
+        self._children = Children()
         self.ended: list[Ended] = []
 
     def run(self) -> int:
         """Run everything; returns the exit code of the first process that failed, 0 when none did."""
         self._order.folder.mkdir(parents=True, exist_ok=True)
         root = self._order.spec["root"]
-        with self._interruptible():
+        with self._children.interruptible():
             outcome = self._graph("", root, _Inputs(self._arguments, {}))
         codes = [item.code for item in self.ended if item.code]
         code = codes[0] if codes else 1 if outcome.state.bad else 0
@@ -202,32 +199,7 @@ class Execution:
 
     def stop(self) -> None:
         """End all processes; nothing more is started."""
-        with self._lock:
-            self._stopping = True
-            children = list(self._children)
-        for child in children:
-            _signal(child, signal.SIGTERM)
-        end = time.monotonic() + _STOP_S
-        for child in children:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(max(0.0, end - time.monotonic()))
-            _signal(child, signal.SIGKILL)
-
-    @contextlib.contextmanager
-    def _interruptible(self) -> Generator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def handle(number: int, _: object) -> None:
-            threading.Thread(target=self.stop, daemon=True).start()
-
-        before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        self._children.stop()
 
     def _graph(self, way: str, component: Mapping[str, Any], given: _Inputs) -> _Outcome:
         """Run the tasks of a graph, each as soon as those before it have ended."""
@@ -255,7 +227,7 @@ class Execution:
             return self._end(way, State.BLOCKED)
         component = self._order.spec["components"][task["componentRef"]["name"]]
         given = self._inputs(task, component, around, before)
-        if given is None or self._stopping:
+        if given is None or self._children.stopping:
             return self._end(way, State.BLOCKED)
         if trigger.get("condition") and not expression.holds(trigger["condition"], given.parameters):
             return self._end(way, State.SKIPPED)
@@ -330,7 +302,7 @@ class Execution:
         words[0] = self._order.python if words[0] in _PYTHONS else words[0]
         retry = task.get("retryPolicy", {})
         start, tries, code = time.monotonic(), 0, 1
-        while tries <= retry.get("maxRetryCount", 0) and code and not self._stopping:
+        while tries <= retry.get("maxRetryCount", 0) and code and not self._children.stopping:
             if tries:
                 time.sleep(_seconds(retry.get("backoffDuration", "0s")) * retry.get("backoffFactor", 2.0) ** (tries - 1))
             tries += 1
@@ -360,23 +332,10 @@ class Execution:
         own = {item["name"]: item["value"] for item in container.get("env", ())}
         return {name: value for name, value in known.items() if name not in secret} | own
 
-    def _start(
-        self, words: Sequence[str], environment: Mapping[str, str], output: IO[bytes], folder: Path
-    ) -> subprocess.Popen[bytes] | None:
-        """The process in a group of its own; None when the run is being stopped."""
-        with self._lock:
-            if self._stopping:
-                return None
-            child = subprocess.Popen(
-                words, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd=folder
-            )
-            self._children.add(child)
-            return child
-
     def _process(self, words: Sequence[str], environment: Mapping[str, str], log: Path, platform: Mapping[str, Any]) -> int:
         with log.open("ab") as output:
             try:
-                child = self._start(words, environment, output, log.parent)
+                child = self._children.start(words, output, environment, log.parent)
             except OSError as error:
                 output.write(f"{words[0]}: cannot be started on this machine ({error.strerror})\n".encode())
                 return _NO_COMMAND
@@ -386,14 +345,9 @@ class Execution:
                 return _shell_code(child.wait(float(platform.get("activeDeadlineSeconds") or 24 * 3600)))
             except subprocess.TimeoutExpired:
                 output.write(f"stopped after {platform['activeDeadlineSeconds']} s, its limit\n".encode())
-                _signal(child, signal.SIGTERM)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(_STOP_S)
-                _signal(child, signal.SIGKILL)
-                return _shell_code(child.wait()) or 1
+                return _shell_code(end(child)) or 1
             finally:
-                with self._lock:
-                    self._children.discard(child)
+                self._children.forget(child)
 
 
 def _before(task: Mapping[str, Any]) -> set[str]:
@@ -490,8 +444,3 @@ def _shell_code(code: int) -> int:
 
 def _seconds(text: str) -> float:
     return float(text.removesuffix("s"))
-
-
-def _signal(child: subprocess.Popen[bytes], number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, number)
