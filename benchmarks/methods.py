@@ -46,7 +46,7 @@ def _run(spot: Spot, model: Path, *commands: list[str]) -> Made:
 
 
 def _ours(key: str, what: str, quantize: str, calibrate: str = "", deploy: str = "", corrected: str = "", search: bool = False) -> Row:
-    """A row of our tools; {limit} in `calibrate` stands for the network's limit of cycles."""
+    """A row of our tools; LIMIT in `calibrate` stands for the network's limit of cycles."""
 
     def make(spot: Spot) -> Made:
         table, model = f"{key}_table", spot.folder / f"{key}.bmodel"

@@ -109,22 +109,10 @@ def _known(names: list[str], known: Sequence[str], option: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _pairs(texts: list[str], option: str) -> dict[str, str]:
-    from bmflow.errors import InputError
-
-    found: dict[str, str] = {}
-    for text in texts:
-        name, sign, value = text.partition("=")
-        if not sign or not name:
-            raise InputError(f"{option} {text}: expected NAME=VALUE")
-        found[name] = value
-    return found
-
-
 def _inputs(texts: list[str]) -> dict[str, str]:
     from bmflow_components.uri import is_remote
 
-    return {name: path if is_remote(path) else str(Path(path).absolute()) for name, path in _pairs(texts, "--input").items()}
+    return {name: path if is_remote(path) else str(Path(path).absolute()) for name, path in common.pairs(texts, "--input").items()}
 
 
 def _settings(pipeline: Pipeline, texts: list[str], root: Path) -> dict[str, Value]:
@@ -132,7 +120,7 @@ def _settings(pipeline: Pipeline, texts: list[str], root: Path) -> dict[str, Val
 
     known: dict[str, Setting] = {setting.name: setting for setting in pipeline.settings()}
     found: dict[str, Value] = {}
-    for name, text in _pairs(texts, "--set").items():
+    for name, text in common.pairs(texts, "--set").items():
         setting = known.get(name.replace(".", "_", 1))
         if setting is None:
             hint = nearest_names(name.replace(".", "_", 1), known) or f"`bmflow-pipeline show {pipeline.name}` lists them"

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 from bmflow import __version__
-from bmflow.errors import BmflowError
+from bmflow.errors import BmflowError, InputError
 
 _T = TypeVar("_T")
 LOG = logging.getLogger("bmflow")
@@ -60,6 +60,21 @@ def _fail(options: argparse.Namespace, error: Exception, text: str, code: int) -
 def comma_list(text: str) -> list[str]:
     """Split a comma-separated option value; spaces around items and empty items are dropped."""
     return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
+    """The values of an option that is given as NAME=VALUE, by name.
+
+    Raises:
+        InputError: one without a name or a sign.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            raise InputError(f"{option} {text}: expected NAME=VALUE")
+        found[name] = value
+    return found
 
 
 def float_list(text: str) -> list[float]:

@@ -7,6 +7,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bmflow.cli import common
 from bmflow.errors import InputError
 
 from bmflow_components import contracts
@@ -35,8 +36,8 @@ def _compile(options: argparse.Namespace) -> int:
     from bmflow_components.kubeflow.cluster import Cluster
 
     cluster = Cluster(
-        options.registry, options.claim, options.mount, options.secret, _pairs(options.env, "--env"),
-        _pairs(options.node_selector, "--node-selector"), tuple(options.toleration), options.parallel,
+        options.registry, options.claim, options.mount, options.secret, common.pairs(options.env, "--env"),
+        common.pairs(options.node_selector, "--node-selector"), tuple(options.toleration), options.parallel,
     )  # fmt: skip
     artifacts.write_text(options.output, ir.text(contracts.pipeline(options.pipeline), cluster))
     print(
@@ -65,7 +66,7 @@ def _execute(options: argparse.Namespace) -> int:
     if options.jobs < 1:
         raise InputError(f"--jobs {options.jobs}: expected 1 or more")
     root = Path(options.root).absolute()
-    given = {name: _absolute(value) for name, value in _pairs(options.set, "--set").items()}
+    given = {name: _absolute(value) for name, value in common.pairs(options.set, "--set").items()}
     order = execute.Order(
         spec, platform, root / "runs" / run_id, root / "claims", given, run_id, options.jobs, environment=_environment(root)
     )
@@ -93,13 +94,3 @@ def _environment(root: Path) -> dict[str, str]:
     """This process's variables; MLflow's store is one below the root unless they name another."""
     (root / "mlflow").mkdir(parents=True, exist_ok=True)
     return {"MLFLOW_TRACKING_URI": f"sqlite:///{root}/mlflow/mlflow.db", **os.environ}
-
-
-def _pairs(texts: list[str], option: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for text in texts:
-        name, sign, value = text.partition("=")
-        if not sign or not name:
-            raise InputError(f"{option} {text}: expected NAME=VALUE")
-        found[name] = value
-    return found
