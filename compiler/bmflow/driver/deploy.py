@@ -244,13 +244,12 @@ def _lowering(options: DeployOptions, processor: Target, mode: str) -> LoweringO
 
 
 def _warn_of_other_weights(options: DeployOptions, module: Module, lowering: LoweringOptions) -> None:
-    """A table made for other weights gives ranges that do not fit, and nothing else would tell."""
-    made_for = lowering.table.weights if lowering.table else ""
-    if made_for and made_for != module.weights_digest():
-        LOG.warning(
-            "%s WAS NOT MADE FOR %s: its weights have the digest %s, those of the module %s. Ranges will not fit; calibrate this module",
-            options.calibration_table, options.mlir, made_for, module.weights_digest(),
-        )  # fmt: skip
+    from bmflow.driver.weights import warn_of_other_weights
+
+    if lowering.table:
+        warn_of_other_weights(options.calibration_table, lowering.table.weights, options.mlir, module)
+    if lowering.precision:
+        warn_of_other_weights(options.quantize_table, lowering.precision.weights, options.mlir, module)
 
 
 def _check_reference(options: DeployOptions, module: Module) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from bmflow import artifacts, target
 from bmflow.calibration import samples
 from bmflow.calibration.ordered import in_order
 from bmflow.driver.calibrate import Progress, load_top
+from bmflow.driver.weights import warn_of_other_weights
 from bmflow.errors import InputError
 from bmflow.explain import listing, page
 from bmflow.explain.advice import Situation, advise
@@ -28,7 +28,6 @@ from bmflow.search.scores import Score
 from bmflow.tables.calibration import CalibrationTable
 from bmflow.tables.precision import PrecisionTable
 
-LOG = logging.getLogger("bmflow")
 METHODS = ("kl", "mse", "max", "percentile9999", "aciq_laplace", "aciq_gauss")
 Arrays = dict[str, np.ndarray]
 
@@ -93,7 +92,7 @@ def explain(options: ExplainOptions, progress: Progress | None = None) -> Report
     report = Report(
         module.name, used, options.asymmetric, len(names), network, layers, advice, _notes(options, module, lowering, len(names))
     )
-    _write(report, options, lowering)
+    _write(report, options, module, lowering)
     return report
 
 
@@ -157,23 +156,22 @@ def _situation(options: ExplainOptions, lowering: LoweringOptions) -> Situation:
 
 def _notes(options: ExplainOptions, module: Module, lowering: LoweringOptions, measured: int) -> tuple[str, ...]:
     assert lowering.table is not None
-    notes: list[str] = []
-    if lowering.table.weights and lowering.table.weights != module.weights_digest():
-        notes.append(
-            f"{options.calibration_table} was not made for {options.mlir}: its weights differ, ranges will not fit; calibrate again"
-        )
-        LOG.warning("%s", notes[0])
+    tables = [(options.calibration_table, lowering.table.weights)]
+    tables += [(options.quantize_table, lowering.precision.weights)] if lowering.precision else []
+    said = (warn_of_other_weights(path, made_for, options.mlir, module) for path, made_for in tables)
+    notes = [text for text in said if text]
     notes.append(
         f"Effects on the outputs were measured for the {measured} layers whose own INT8 form has most noise (--effects {options.effects})."
     )
     return tuple(notes)
 
 
-def _write(report: Report, options: ExplainOptions, lowering: LoweringOptions) -> None:
+def _write(report: Report, options: ExplainOptions, module: Module, lowering: LoweringOptions) -> None:
     if options.page:
         artifacts.write_text(options.page, page.html(report))
     if options.csv:
         artifacts.write_text(options.csv, listing.text(report))
     if options.qtable:
         mode, chip = lowering.float_mode, lowering.target.name
-        worst_table(report.layers, options.worst, lowering.precision, chip, mode, report.samples).save(options.qtable)
+        table = worst_table(report.layers, options.worst, lowering.precision, chip, mode, report.samples)
+        replace(table, weights=module.weights_digest()).save(options.qtable)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from bmflow.driver import calibrate as calibration
 from bmflow.driver.calibrate import CalibrateOptions, Progress
 from bmflow.driver.search_map import Labels
 from bmflow.driver.search_map import check as check_labels
+from bmflow.driver.weights import warn_of_other_weights
 from bmflow.errors import BelowBarError, InputError, nearest_names
 from bmflow.ir.module import Module
 from bmflow.passes.lowering import LoweringOptions
@@ -34,7 +34,6 @@ from bmflow.search.scores import Score
 from bmflow.tables.calibration import WEIGHTS, CalibrationTable
 from bmflow.tables.precision import PrecisionTable
 
-LOG = logging.getLogger("bmflow")
 Show = Callable[[str], None]
 NEW_TABLE = "new_cali_table.txt"
 CUSTOM_LAYERS = "custom layers"
@@ -120,9 +119,8 @@ class Job:
     def precision(self, modes: Mapping[str, str], reasons: Mapping[str, str], scored: int) -> PrecisionTable:
         """The quantize table of some modes, layers in program order."""
         ordered = {op.layer_name: modes[op.layer_name] for op in self.module.layers() if op.layer_name in modes}
-        return PrecisionTable(
-            ordered, {name: reasons[name] for name in ordered if name in reasons}, self.options.calibrate.chip, self.mode, scored
-        )
+        known = {name: reasons[name] for name in ordered if name in reasons}
+        return PrecisionTable(ordered, known, self.options.calibrate.chip, self.mode, scored, self.module.weights_digest())
 
 
 def search(options: SearchOptions, progress: Progress | None = None, show: Show = print) -> None:
@@ -165,8 +163,7 @@ def prepare(options: SearchOptions, bar: Progress, show: Show) -> Job:
     lowering = LoweringOptions(processor, "INT8", asymmetric=options.asymmetric, table=table)
     if table is not None:
         require_known(table.ranges, [op.layer_name for op in module.layers()], options.calibration_table, "give the table of this module")
-        if table.weights and table.weights != module.weights_digest():
-            LOG.warning("%s WAS NOT MADE FOR %s: its weights differ; calibrate this module", options.calibration_table, found.mlir)
+        warn_of_other_weights(options.calibration_table, table.weights, found.mlir, module)
     given, reasons = _given(options, module, lowering, mode)
     job = Job(options, module, lowering, mode, given, reasons, table, _compared(options, module), bar, show)
     if options.labels:
@@ -227,6 +224,7 @@ def _given(options: SearchOptions, module: Module, lowering: LoweringOptions, mo
     if options.pre_qtable:
         table = PrecisionTable.load(options.pre_qtable)
         check_precision(module, lowering, table)
+        warn_of_other_weights(options.pre_qtable, table.weights, options.calibrate.mlir, module)
         modes, reasons = dict(table.modes), {name: table.reasons.get(name, GIVEN_LAYERS) for name in table.modes}
     elif not options.patterns:
         modes, reasons = {}, {}

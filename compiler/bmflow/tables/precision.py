@@ -17,7 +17,7 @@ MODES = (
 )  # fmt: skip
 """Every type the format knows; which of them a processor has is checked when a network is lowered."""
 _LINE = re.compile(r"(?P<name>\S.*?)\s+(?P<mode>[A-Za-z]\w*)(?:\s+(?P<group>\d+))?")
-_SAMPLES, _CHIP, _COLUMNS = "# sample number: ", "# chip: ", "# op_name   quantize_mode"
+_SAMPLES, _CHIP, _WEIGHTS, _COLUMNS = "# sample number: ", "# chip: ", "# weights: ", "# op_name   quantize_mode"
 _MIX = re.compile(r"(?P<chip>\S*)(?:\s+mix_mode: (?P<mix>\S+))?")
 
 
@@ -26,7 +26,8 @@ class PrecisionTable:
     """Modes (upper case) by layer name, why each was chosen, and the search they came from.
 
     `reasons` become comment lines in front of the layers they explain, such as `# pattern layers`. `mix_mode` is the float
-    type of the search. The text carries no time, so that the same data gives the same bytes.
+    type of the search, `weights` the digest of the weights that the modes were found with, empty where these play no part. The text
+    carries no time, so that the same data gives the same bytes.
     """
 
     modes: Mapping[str, str]
@@ -34,6 +35,7 @@ class PrecisionTable:
     chip: str = ""
     mix_mode: str = ""
     samples: int = 0
+    weights: str = ""
 
     def text(self) -> str:
         """The file's content."""
@@ -44,6 +46,8 @@ class PrecisionTable:
             yield f"{_SAMPLES}{self.samples}"
         if self.chip:
             yield _CHIP + self.chip + (f"  mix_mode: {self.mix_mode}" if self.mix_mode else "")
+        if self.weights:
+            yield _WEIGHTS + self.weights
         for mode, count in Counter(self.modes.values()).items():
             yield f"# number of {mode} layer: {count}"
         yield "###"
@@ -98,8 +102,8 @@ class PrecisionTable:
         for number, line in enumerate(map(str.strip, text.splitlines()), 1):
             if line.startswith("#"):
                 in_body = in_body or line.startswith("# op_name")
+                header |= {key: line[len(key) :].strip() for key in (_SAMPLES, _CHIP, _WEIGHTS) if not in_body and line.startswith(key)}
                 reason = line.lstrip("#").strip() if in_body and not line.startswith("# op_name") else ""
-                header |= {key: line[len(key) :].strip() for key in (_SAMPLES, _CHIP) if line.startswith(key)}
             elif line:
                 name, mode = _read_line(line, f"{where}, line {number}")
                 modes[name] = mode
@@ -108,7 +112,7 @@ class PrecisionTable:
                     reasons[name] = reason
         samples, chip = header.get(_SAMPLES, ""), _MIX.match(header.get(_CHIP, ""))
         assert chip is not None, "the pattern takes any text"
-        return cls(modes, reasons, chip["chip"], chip["mix"] or "", int(samples) if samples.isdigit() else 0)
+        return cls(modes, reasons, chip["chip"], chip["mix"] or "", int(samples) if samples.isdigit() else 0, header.get(_WEIGHTS, ""))
 
 
 def _read_line(line: str, at: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from bmflow.tables.calibration import CalibrationTable
 from bmflow.tables.precision import PrecisionTable
 from workshop import run
 
@@ -22,6 +23,7 @@ def test_the_files_asked_for_are_written_and_the_worst_layers_printed(workshop: 
     assert 1 <= len(table.modes) <= 2
     assert set(table.modes.values()) == {"F16"}
     assert set(table.reasons) == set(table.modes)
+    assert table.weights == CalibrationTable.load("net_table").weights
     assert run("model_deploy", "--mlir", "net.mlir", "--processor", "bm1684x", "--quantize", "INT8", "--calibration_table", "net_table",
                "--quantize_table", "q", "--model", "mixed.bmodel") == 0  # fmt: skip
 
@@ -48,7 +50,7 @@ def test_a_table_for_other_weights_is_said_so(workshop: Path, capsys: pytest.Cap
     table = workshop / "net_table"
     table.write_text(table.read_text().replace("# weights: ", "# weights: 0"))
     assert run("model_explain", *GIVEN) == 0
-    assert "was not made for net.mlir" in capsys.readouterr().out
+    assert "net_table WAS NOT MADE FOR net.mlir" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

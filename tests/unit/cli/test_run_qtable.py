@@ -12,10 +12,12 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from bmflow import artifacts
 from bmflow.cli.model_deploy import main as deploy
 from bmflow.cli.model_transform import main as transform
 from bmflow.cli.run_calibration import main as calibrate
 from bmflow.cli.run_qtable import main
+from bmflow.ir.module import Module
 from bmflow.tables.calibration import CalibrationTable
 from bmflow.tables.precision import PrecisionTable
 from onnx import TensorProto, helper, numpy_helper
@@ -118,6 +120,30 @@ def test_points_are_what_model_deploy_makes_of_their_tables(folder: Path) -> Non
     assert not profile.exists() or str(best["cycles"]) in profile.read_text()
 
 
+def test_a_quantize_table_knows_the_weights_it_was_made_for(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert main([*BASE, *BAR]) == 0
+    assert PrecisionTable.load("qtable").weights == Module.load("net.mlir").weights_digest()
+    options = [
+        "--mlir",
+        "net.mlir",
+        "--chip",
+        "bm1684x",
+        "--quantize",
+        "INT8",
+        "--calibration_table",
+        "table",
+        "--quantize_table",
+        "qtable",
+    ]
+    assert deploy([*options, "--not_gen_bmodel", "--model", "m.bmodel"]) == 0
+    assert "WAS NOT MADE FOR" not in caplog.text
+    weights = artifacts.load_npz("net_top_f32_all_weight.npz")
+    artifacts.save_npz("net_top_f32_all_weight.npz", {name: 2 * array for name, array in weights.items()})
+    assert deploy([*options, "--not_gen_bmodel", "--model", "m.bmodel"]) == 0
+    said = [line.partition(": its weights")[0] for line in caplog.messages if "WAS NOT MADE FOR" in line]
+    assert said == ["table WAS NOT MADE FOR net.mlir", "qtable WAS NOT MADE FOR net.mlir"]
+
+
 def test_a_second_run_reads_the_journal_and_writes_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([*BASE, *BAR])
     files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name.startswith("qtable") and path.is_file()}
@@ -210,6 +236,7 @@ def test_corrections_come_before_the_search(folder: Path) -> None:
     assert calibrate([*CALIBRATE, "--search", "pareto", "--bc", "--expected_cos", "0.5"]) == 0
     assert Path("net_bc.mlir").is_file()
     assert CalibrationTable.load("new_cali_table.txt").mlir == "net_bc.mlir"
+    assert PrecisionTable.load("qtable").weights == CalibrationTable.load("new_cali_table.txt").weights
 
 
 def _files(folder: Path) -> None:

@@ -32,11 +32,22 @@ def test_a_table_as_users_have_it_is_read() -> None:
 
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     table = PrecisionTable(
-        {"a": "F16", "b": "F16", "c": "INT8", "d": "F32"}, {"a": "pattern layers", "d": "custom layers"}, "bm1684x", "F16", 9
+        {"a": "F16", "b": "F16", "c": "INT8", "d": "F32"},
+        {"a": "pattern layers", "d": "custom layers"},
+        "bm1684x",
+        "F16",
+        9,
+        "0123456789abcdef",
     )
     table.save(tmp_path / "qtable")
     assert PrecisionTable.load(tmp_path / "qtable") == table
-    assert "# number of F16 layer: 2" in table.text()
+    assert "# number of F16 layer: 2\n" in table.text()
+    assert "# weights: 0123456789abcdef\n" in table.text()
+
+
+def test_a_reason_that_looks_like_a_header_line_stays_a_reason() -> None:
+    table = PrecisionTable({"a": "F16"}, {"a": "weights: too far apart"})
+    assert PrecisionTable.parse(table.text()) == table
 
 
 @pytest.mark.parametrize("text", ["a:F16,b:int8", "a F16\nb INT8", "\n# note\na\tF16\r\nb  INT8 64\n"], ids=["inline", "plain", "blanks"])
