@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from bmflow.driver.search_map import Labels, Scored
+from bmflow.ir.module import Module
 from bmflow.search.pareto import Point
 from bmflow.search.scores import Score
+from bmflow.tables.calibration import CalibrationTable
 from bmflow.tables.precision import PrecisionTable
 from bmflow_components import example_data
 from jobs import run
@@ -27,10 +30,13 @@ def test_the_fastest_table_within_the_loss_is_chosen_and_within_a_limit_the_most
     assert scored.best(Labels("", "", drop=0.0005), 0) is None
     assert scored.best(Labels("", ""), 250) == middle
     assert scored.best(Labels("", ""), 50) is None
+    assert scored.closest() == slow
 
 
 @pytest.mark.slow
-def test_a_search_returns_map_beside_noise_and_a_table_within_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_returns_map_beside_noise_and_a_table_within_the_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     example_data.main(["--output", "data", "--train", "0", "--calibration", "4", "--evaluation", "6"])
     assert run(
@@ -48,3 +54,20 @@ def test_a_search_returns_map_beside_noise_and_a_table_within_the_loss(tmp_path:
     best = next(one for one in points if "best" in one["role"])
     assert best["map"] >= max(one["map"] for one in points) - 0.05
     assert PrecisionTable.load("qtable").modes
+    _cut_thresholds("table", 20)
+    Path("all").write_text("".join(f"{op.layer_name} INT8\n" for op in Module.load("net.mlir").layers()))
+    assert run(
+        "run_qtable", "net.mlir", "--dataset", "data/images/calibration", "--calibration_table", "table", "--chip", "bm1684x", "-o", "none",
+        "--inference_num", 1, "--pre_qtable", "all", "--map_dataset", "data/images/evaluation",
+        "--map_annotation", "data/annotations/evaluation.json", "--detector", EXAMPLES / "detector.json",
+    ) == 3  # fmt: skip
+    error = capsys.readouterr().err
+    assert "no table loses at most 0.01 of the 0." in error
+    assert "on 6 pictures; the best found, in none, loses 0." in error
+    assert set(PrecisionTable.load("none").modes.values()) == {"INT8"}
+
+
+def _cut_thresholds(path: str, times: float) -> None:
+    """Clip nearly everything, so that no detection is left."""
+    table = CalibrationTable.load(path)
+    replace(table, ranges={name: replace(row, threshold=row.threshold / times) for name, row in table.ranges.items()}).save(path)

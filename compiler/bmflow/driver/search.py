@@ -190,6 +190,8 @@ def _check_numbers(options: SearchOptions) -> None:
             raise InputError(f"{option}: expected a positive ratio of cycles, such as 1.25, found {share:g}")
         if share and options.kind is not Kind.PARETO:
             raise InputError(f"{option}: only --search pareto counts cycles; leave it out of {options.kind.value}")
+    if options.labels and not 0 <= options.labels.drop <= 1:
+        raise InputError(f"--map_drop {options.labels.drop:g}: expected a part of mAP50-95 from 0 to 1, such as 0.01")
     if options.labels and options.kind is not Kind.PARETO:
         raise InputError(f"--map_annotation: only --search pareto scores by mAP; leave it out of {options.kind.value}")
     for name in options.methods:

@@ -6,14 +6,12 @@ Noise at the outputs orders thousands of tables cheaply; mAP costs an inference 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bmflow import artifacts
 from bmflow.driver import calibrate as calibration
-from bmflow.driver.calibrate import Progress
 from bmflow.driver.evaluate import CocoOptions, evaluate_coco
 from bmflow.errors import InputError
 from bmflow.evaluation.coco import Annotations
@@ -53,6 +51,10 @@ class Scored:
         passing = [point for point, found in self.points.items() if found >= self.floating - labels.drop]
         return min(passing, key=lambda point: (point.cycles, -self.points[point]), default=None)
 
+    def closest(self) -> Point:
+        """The most accurate point, of equals the fastest."""
+        return max(self.points, key=lambda point: (self.points[point], -point.cycles))
+
 
 def check(labels: Labels, job: Job) -> None:
     """Refuse labels that cannot be used, or pictures that calibrate, too.
@@ -74,24 +76,12 @@ def check(labels: Labels, job: Job) -> None:
         )
 
 
-def score(
-    labels: Labels, reference: Module, points: Sequence[Point], lowered: Callable[[Point], Module], bar: Progress
-) -> Scored:  # fmt: skip
-    """Measure the float network and every point.
-
-    Args:
-        lowered: what model_deploy would make of a point; INT8 is bit for bit what the bmodel gives.
-    """
+def mean_precision(labels: Labels, module: Module) -> tuple[float, int]:
+    """mAP50-95 of a network in 0..1, and on how many pictures; a lowered one gives bit for bit what its bmodel gives in INT8."""
     with tempfile.TemporaryDirectory(prefix="bmflow-map-") as folder:
-        floating, pictures = _map(labels, reference, Path(folder))
-        found = {point: _map(labels, lowered(point), Path(folder))[0] for point in bar(points, len(points), "mAP of the tables")}
-    return Scored(floating, found, pictures)
-
-
-def _map(labels: Labels, module: Module, folder: Path) -> tuple[float, int]:
-    path = folder / "network.mlir"
-    module.clone().save(path, "network_weights.npz")
-    found = evaluate_coco(CocoOptions(str(path), labels.dataset, labels.annotation, detector=labels.detector)).accuracy
+        path = Path(folder) / "network.mlir"
+        module.clone().save(path, "network_weights.npz")
+        found = evaluate_coco(CocoOptions(str(path), labels.dataset, labels.annotation, detector=labels.detector)).accuracy
     return found.map, found.pictures
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bmflow import artifacts
 from bmflow.codegen.generate import generate
 from bmflow.container import bmodel
-from bmflow.driver.search_map import Scored, score
+from bmflow.driver.search_map import Scored, mean_precision
 from bmflow.ir.module import Module
 from bmflow.passes.lowering import lower
 from bmflow.search import report
@@ -44,6 +44,27 @@ def estimator(processor: Target) -> Estimator:
     return estimate
 
 
+@dataclass(frozen=True)
+class Result:
+    """A search that is over: what it found with which thresholds, modes that stayed, and on how many batches tables were scored."""
+
+    job: Job
+    found: Found
+    table: CalibrationTable
+    fixed: Mapping[str, str]
+    scored: int
+
+    def precision(self, point: Point) -> PrecisionTable:
+        """The quantize table of a point."""
+        modes = dict(self.fixed) | dict.fromkeys(point.lifted, self.job.mode)
+        given = {name: reason for name, reason in self.job.given_reasons.items() if name in self.fixed}
+        return self.job.precision(modes, report.reasons(self.found, point.lifted, given), self.scored)
+
+    def lowered(self, point: Point) -> Module:
+        """What model_deploy makes of a point."""
+        return lower(self.job.module, replace(self.job.lowering, table=self.table, precision=self.precision(point)))
+
+
 def search_pareto(job: Job, scorer: Scorer, tables: Mapping[str, CalibrationTable], base: str) -> str:
     """Choose thresholds, search, write everything; returns what is missing to the bar, empty when nothing is."""
     from bmflow.driver.search import NEW_TABLE
@@ -61,51 +82,68 @@ def search_pareto(job: Job, scorer: Scorer, tables: Mapping[str, CalibrationTabl
     limit = round(options.max_cycles * integer) if options.max_cycles else round(options.max_float_cycles * floating)
     fixed = dict(job.given)
     found = Search(scorer, costs, table, job.mode, bar, fixed, options.time_budget, limit, job.bar, job.show).run()
-    quietest = min(found.points.values(), key=lambda point: point.score.noise)
-    maps = _maps(job, found, table, fixed) if options.labels else None
-    chosen = maps.best(options.labels, limit) if maps and options.labels else found.best
-    best = chosen or quietest
-    returned = _write(job, found, best, table, fixed, estimate, maps)
+    result = Result(job, found, table, fixed, len(scorer.evaluator.samples))
+    maps = _maps(job) if options.labels else None
+    compiled = _compiled(result, estimate, maps)
+    best, missed = _best(result, bar, limit, maps)
+    returned = _write(result, compiled, best)
     _say(job, found, best, returned, integer, floating)
     if maps:
-        job.show(f"mAP50-95 on {maps.pictures} pictures: float {maps.floating:.4f}, mix {maps.points.get(best, 0.0):.4f}")
-    if chosen is not None:
-        return ""
-    if maps and options.labels and not limit:
-        return f"no table loses less than {options.labels.drop:g} mAP50-95; that of least noise is in {options.quantize_table}"
-    if limit:
-        return f"no table keeps within {limit} cycles; the one of least noise is in {options.quantize_table}"
-    return f"no table reaches the bar; the best found, in {options.quantize_table}, has {bar.missing(best.score)}"
+        job.show(f"mAP50-95 on {maps.pictures} pictures: float {maps.floating:.4f}, mix {maps.points[best]:.4f}")
+    return missed
 
 
-def _maps(job: Job, found: Found, table: CalibrationTable, fixed: Mapping[str, str]) -> Scored:
-    """mAP of the points that would be returned."""
+def _maps(job: Job) -> Scored:
+    """mAP of the float network; that of points comes later."""
     assert job.options.labels is not None
     reference = Module.load(job.options.reference) if job.options.reference else job.module
-    points = worth_returning(found.front, found.best or found.front[0], knees(found.front))
-
-    def lowered(point: Point) -> Module:
-        return lower(job.module, replace(job.lowering, table=table, precision=_precision(job, found, point, fixed)))
-
-    return score(job.options.labels, reference, points, lowered, job.bar)
+    floating, pictures = mean_precision(job.options.labels, reference)
+    return Scored(floating, {}, pictures)
 
 
-def _write(
-    job: Job, found: Found, best: Point, table: CalibrationTable, fixed: Mapping[str, str], estimate: Estimator, maps: Scored | None
-) -> list[Returned]:  # fmt: skip
-    """Compile the points to return, write their tables and the Pareto set; the points, fastest first."""
-    path, bends = job.options.quantize_table, knees(found.front)
+def _compiled(result: Result, estimate: Estimator, maps: Scored | None) -> list[Returned]:
+    """The points that may be returned, each lowered and compiled as a whole once; their mAP joins `maps`."""
+    front, labels = result.found.front, result.job.options.labels
+    points = worth_returning(front, result.found.best or front[-1], knees(front))
     compiled: list[Returned] = []
-    for point in job.bar(worth_returning(found.front, best, bends), MOST_POINTS, "compile the tables to return"):
-        lowered = lower(job.module, replace(job.lowering, table=table, precision=_precision(job, found, point, fixed)))
-        compiled.append(
-            Returned(point, estimate(lowered), roles=_roles(point, best, bends), accuracy=maps.points.get(point) if maps else None)
+    for point in result.job.bar(points, len(points), "compile the tables to return"):
+        lowered = result.lowered(point)
+        if maps and labels:
+            maps.points[point] = mean_precision(labels, lowered)[0]
+        compiled.append(Returned(point, estimate(lowered), accuracy=maps.points[point] if maps else None))
+    return compiled
+
+
+def _best(result: Result, bar: Bar, limit: int, maps: Scored | None) -> tuple[Point, str]:
+    """The point to return as the best, and what it misses; the closest to what was asked for when nothing reaches it."""
+    found, labels, file = result.found, result.job.options.labels, result.job.options.quantize_table
+    best = maps.best(labels, limit) if maps and labels else found.best
+    if best is not None:
+        return best, ""
+    if limit:
+        fastest = found.front[0]
+        return fastest, f"no table keeps within {limit} estimated cycles; the fastest found, in {file}, takes {fastest.cycles}"
+    if maps and labels:
+        closest = maps.closest()
+        lost = maps.floating - maps.points[closest]
+        return closest, (
+            f"no table loses at most {labels.drop:g} of the {maps.floating:.4f} mAP50-95 that float has on {maps.pictures} pictures; "
+            f"the best found, in {file}, loses {lost:.4f}"
         )
-    returned = [_named(one, path, bends) for one in undominated(compiled)]
+    quietest = found.front[-1]
+    return quietest, f"no table reaches the bar; the best found, in {file}, has {bar.missing(quietest.score)}"
+
+
+def _write(result: Result, compiled: Sequence[Returned], best: Point) -> list[Returned]:
+    """Write the tables and the Pareto set; its points, fastest first."""
+    job, found, bends = result.job, result.found, knees(result.found.front)
+    path = job.options.quantize_table
+    named = [replace(one, roles=_roles(one.point, best, bends)) for one in compiled]
+    returned = [_named(one, path, bends) for one in undominated(named)]
     for one in returned:
         if one.file:
-            _precision(job, found, one.point, fixed).save(one.file)
-    header = {"network": job.module.name, "processor": job.lowering.target.name, "float": job.mode, "samples": job.options.inference_num}
+            result.precision(one.point).save(one.file)
+    header = {"network": job.module.name, "processor": job.lowering.target.name, "float": job.mode, "samples": result.scored}
     artifacts.write_text(f"{path}_pareto.json", report.as_json(returned, header))
     artifacts.write_text(f"{path}_pareto.csv", report.as_csv(returned))
     title = f"{job.module.name} on {job.lowering.target.name}: INT8 and {job.mode}"
@@ -148,12 +186,6 @@ def _beats(one: Returned, other: Returned) -> bool:
 def _roles(point: Point, best: Point, bends: Sequence[Point]) -> tuple[str, ...]:
     named = ((BEST, point == best), ("knee", point in bends))
     return tuple(role for role, has in named if has)
-
-
-def _precision(job: Job, found: Found, point: Point, fixed: Mapping[str, str]) -> PrecisionTable:
-    modes = dict(fixed) | dict.fromkeys(point.lifted, job.mode)
-    given = {name: reason for name, reason in job.given_reasons.items() if name in fixed}
-    return job.precision(modes, report.reasons(found, point.lifted, given), job.options.inference_num)
 
 
 def _say(job: Job, found: Found, best: Point, returned: Sequence[Returned], integer: int, floating: int) -> None:

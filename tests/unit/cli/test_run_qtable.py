@@ -13,11 +13,15 @@ import numpy as np
 import onnx
 import pytest
 from bmflow import artifacts
+from bmflow.calibration import samples
 from bmflow.cli.model_deploy import main as deploy
 from bmflow.cli.model_transform import main as transform
 from bmflow.cli.run_calibration import main as calibrate
 from bmflow.cli.run_qtable import main
+from bmflow.container import bmodel
 from bmflow.ir.module import Module
+from bmflow.kernels import Executable
+from bmflow.simulator import Simulator
 from bmflow.tables.calibration import CalibrationTable
 from bmflow.tables.precision import PrecisionTable
 from onnx import TensorProto, helper, numpy_helper
@@ -111,13 +115,29 @@ def test_the_pareto_set_lies_beside_the_table(folder: Path) -> None:
 
 
 def test_points_are_what_model_deploy_makes_of_their_tables(folder: Path) -> None:
-    main([*BASE, *BAR])
-    [best] = [point for point in json.loads(Path("qtable_pareto.json").read_text())["points"] if "best" in point["role"]]
+    """Bytes and cycles to the last one; noise of the bmodel on the samples of the search, whose float layers another engine computed."""
+    assert main([*BASE, *BAR]) == 0
+    found = json.loads(Path("qtable_pareto.json").read_text())
+    assert len(found["points"]) > 2
     options = ["--mlir", "net.mlir", "--chip", "bm1684x", "--quantize", "INT8", "--calibration_table", "table", "--model", "m.bmodel"]
-    assert deploy([*options, "--quantize_table", "qtable"]) == 0
-    assert Path("m.bmodel").stat().st_size == best["bytes"]
-    profile = Path("m.bmodel.compiler_profile_0.txt")
-    assert not profile.exists() or str(best["cycles"]) in profile.read_text()
+    for point in found["points"]:
+        Path("again").write_text("".join(f"{name} {found['float']}\n" for name in point["modes_float"]))
+        assert deploy([*options, "--quantize_table", point["table"] or "again"]) == 0
+        simulator = Simulator(bmodel.read(Path("m.bmodel").read_bytes()))
+        assert (Path("m.bmodel").stat().st_size, simulator.estimate().total_cycles) == (point["bytes"], point["cycles"])
+        assert _sqnr(simulator) == pytest.approx(point["sqnr_db"], abs=0.05)
+
+
+def _sqnr(simulator: Simulator) -> float:
+    """In dB, mean noise over channels (at most 1) of the output against float, on the three samples of `BASE`."""
+    module = Module.load("net.mlir")
+    entries = samples.from_folder("data")[:3]
+    inputs = [samples.Loader(module, entries).load(entry) for entry in entries]
+    exact = np.stack([Executable(module, "outputs", 1).run(one)["z_Conv"][0] for one in inputs]).astype(np.float64)
+    [output] = simulator.outputs
+    found = np.stack([output.to_real(simulator.run(one, check=False).outputs[output.name])[0] for one in inputs]).astype(np.float64)
+    noise = np.square(found - exact).sum((0, 2, 3)) / np.square(exact - exact.mean((0, 2, 3), keepdims=True)).sum((0, 2, 3))
+    return float(-10 * np.log10(np.minimum(noise, 1).mean()))
 
 
 def test_a_quantize_table_knows_the_weights_it_was_made_for(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -155,6 +175,31 @@ def test_a_bar_nothing_reaches_exits_3_with_the_best_found(folder: Path, capsys:
     assert main([*BASE, "--expected_sqnr", "150"]) == 3
     assert "expected 150 dB" in capsys.readouterr().err
     assert len(PrecisionTable.load("qtable").modes) > 1
+
+
+@pytest.mark.parametrize("kind", ["search_qtable", "mix_search"])
+def test_a_bar_the_compatible_searches_do_not_reach_exits_3_with_the_best_found(
+    folder: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    assert main([*BASE, "--search", kind, "--expected_cos", "1"]) == 3
+    assert "scale 0.5 + 0.5 * cos, expected more than 1; its table is in qtable" in capsys.readouterr().err
+    assert BAD in PrecisionTable.load("qtable").modes
+
+
+def test_thresholds_that_do_not_suffice_exit_3_with_the_best_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert calibrate([*CALIBRATE, "--search", "search_threshold", "--expected_cos", "1"]) == 3
+    printed = capsys.readouterr()
+    assert "the best found has outputs_cos 0." in printed.err
+    best = printed.out.partition("best threshold table: ")[2].partition(",")[0]
+    assert Path("table").read_bytes() == Path(f"table_{best}").read_bytes()
+
+
+def test_a_limit_of_cycles_below_all_tables_exits_3_with_the_fastest(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*BASE, "--max_cycles", "0.5"]) == 3
+    error = capsys.readouterr().err
+    limit, cycles = (int(error.partition(before)[2].split()[0]) for before in ("keeps within ", "takes "))
+    assert cycles == pytest.approx(2 * limit, abs=1), "all in INT8, of which half was asked for"
+    assert PrecisionTable.load("qtable").modes == {}
 
 
 def test_a_limit_of_cycles_gives_the_least_noise_within_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -274,6 +319,7 @@ REFUSED = {
     "a limit of another search": ([*BASE, "--search", "mix_search", "--max_cycles", "1.2"], "only --search pareto counts cycles"),
     "labels without pictures": ([*BASE, "--map_annotation", "labels.json"], "belong together"),
     "labels of pictures that calibrate": ([*BASE, *LABELS], "10 of its pictures calibrate, too"),
+    "loss of mAP": ([*BASE, *LABELS, "--map_drop", "1.5"], "--map_drop 1.5: expected a part"),
     "labels of another search": ([*BASE, *LABELS, "--search", "mix_search"], "only --search pareto scores by mAP"),
     "no samples": ([*BASE[:1], *BASE[3:]], "no samples given"),
 }
