@@ -1,16 +1,25 @@
-"""Layers that are better left in float, found by the shape of the network: the table written beside every calibration table.
+"""Layers that are better left in float, found by the shape of the network, each with its reason: the table beside every calibration table.
 
-A family is known by a run of op types somewhere in program order; the first family of `FAMILIES` that matches decides.
+A pattern names layers by what surrounds them; which patterns are looked for is the user's choice. The first one that names a layer
+gives its reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from bmflow.dialects.top.conv import TopConvOp
+from bmflow.dialects.top.elementwise import TopAddOp, TopMulOp, TopReluOp, TopScaledActiveOp, TopSigmoidOp, TopSiLUOp, TopSoftmaxOp
+from bmflow.dialects.top.shape import TopPermuteOp, TopReshapeOp
+from bmflow.errors import InputError, nearest_names
 from bmflow.ir.layer import LayerOp
 from bmflow.ir.module import Module
+from bmflow.ir.structure import TopInputOp
+from bmflow.ir.values import Operation
 from bmflow.passes.lowering.heads import is_head
+from bmflow.passes.lowering.propagate import activations
+from bmflow.passes.rewrite import producer, users
 from bmflow.tables.precision import PrecisionTable
 
 PATTERN_LAYERS = "pattern layers"
@@ -19,33 +28,55 @@ FLOAT_OF_CHIP = {
     "cv184x": "BF16", "cv183x": "BF16", "cv182x": "BF16", "cv181x": "BF16", "cv180x": "BF16",
 }  # fmt: skip
 """The float type of single layers in an 8-bit network, by processor."""
+_ACTIVATIONS = (TopReluOp, TopSigmoidOp, TopSiLUOp, TopScaledActiveOp)
+_SCALE_AND_MASK = (TopMulOp, TopAddOp, TopReshapeOp, TopPermuteOp)
+_POOLS = ("MaxPool", "MaxPool", "MaxPool", "Concat")
+"""A run of op types in program order that YOLO networks have, v5 to v12 and yolox."""
 
 
 @dataclass(frozen=True)
-class Family:
-    """A network family: the run of op types it is known by, and which of its layers stay float."""
+class Pattern:
+    """Layers known by their surroundings, and why they are better in float. `usual`: looked for unless the user says otherwise."""
 
     name: str
-    run: tuple[str, ...]
-    float_layers: Callable[[Module], list[str]]
+    usual: bool
+    reason: str
+    layers: Callable[[Module], list[str]]
 
 
-def pattern_table(module: Module, chip: str) -> PrecisionTable:
-    """The float layers of the family that the network belongs to; an empty table when it belongs to none."""
-    family = find_family(module)
-    names = family.float_layers(module) if family else []
+def pattern_table(module: Module, chip: str, names: Sequence[str] | None = None) -> PrecisionTable:
+    """The layers that patterns name, in program order; without `names` of the usual patterns.
+
+    Raises:
+        InputError: an unknown pattern.
+    """
+    reasons: dict[str, str] = {}
+    for pattern in patterns_named(USUAL if names is None else names):
+        reasons = dict.fromkeys(pattern.layers(module), f"{PATTERN_LAYERS}, {pattern.name}: {pattern.reason}") | reasons
+    ordered = [op.layer_name for op in module.layers() if op.layer_name in reasons]
     mode = FLOAT_OF_CHIP[chip]
-    return PrecisionTable(dict.fromkeys(names, mode), dict.fromkeys(names, PATTERN_LAYERS), chip=chip, mix_mode=mode)
+    return PrecisionTable(dict.fromkeys(ordered, mode), {name: reasons[name] for name in ordered}, chip=chip, mix_mode=mode)
 
 
-def find_family(module: Module) -> Family | None:
-    """The first family whose run of op types occurs in the network."""
+def patterns_named(names: Iterable[str]) -> list[Pattern]:
+    """Patterns by name, in the order of `PATTERNS`.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    known = {pattern.name: pattern for pattern in PATTERNS}
+    wanted = set(names)
+    for name in sorted(wanted - known.keys()):
+        hint = nearest_names(name, known) or f"known are {', '.join(known)}"
+        raise InputError(f"--patterns {name}: no such pattern; {hint}, or none")
+    return [pattern for pattern in PATTERNS if pattern.name in wanted]
+
+
+def yolo_tail(module: Module) -> list[str]:
+    """What follows the head convolutions of a network that has the three pools and the Concat of YOLO; empty for others."""
     types = [op.name.removeprefix("top.") for op in module.layers()]
-    return next((family for family in FAMILIES if _occurs(family.run, types)), None)
-
-
-def _occurs(run: Sequence[str], types: Sequence[str]) -> bool:
-    return any(tuple(types[i : i + len(run)]) == tuple(run) for i in range(len(types) - len(run) + 1))
+    runs = (tuple(types[i : i + len(_POOLS)]) for i in range(len(types)))
+    return detector_tail(module) if _POOLS in runs else []
 
 
 def detector_tail(module: Module) -> list[str]:
@@ -55,6 +86,50 @@ def detector_tail(module: Module) -> list[str]:
         if any(isinstance(operand.owner, LayerOp) and (operand.owner in tail or is_head(operand.owner)) for operand in op.operands):
             tail.add(op)
     return [op.layer_name for op in module.layers() if op in tail]
+
+
+def softmaxes(module: Module) -> list[str]:
+    """Every Softmax, and the scale, mask and moves between it and what computes its argument."""
+    found: set[LayerOp] = set()
+    pending = [op for op in module.layers() if isinstance(op, TopSoftmaxOp)]
+    while pending:
+        op = pending.pop()
+        found.add(op)
+        sources = (producer(value) for value in op.operands)
+        pending += [source for source in sources if isinstance(source, _SCALE_AND_MASK) and len(users(source.results[0])) == 1]
+    return [op.layer_name for op in module.layers() if op in found]
+
+
+def first_layers(module: Module) -> list[str]:
+    """The convolutions of which nothing comes before but network inputs and moves of these, the moves, and the activations behind them."""
+    found: set[LayerOp] = set()
+    for op in module.layers():  # program order: every operand is decided before its users
+        sources = [] if isinstance(op, TopInputOp) else [producer(value) for value in activations(op)]
+        if sources and all(isinstance(source, TopInputOp) or (source in found and _leads_to(source, op)) for source in sources):
+            found.add(op)
+    return [op.layer_name for op in module.layers() if op in found]
+
+
+def _leads_to(source: Operation | None, reader: LayerOp) -> bool:
+    """Whether a reader of one of the first layers belongs to them: behind a convolution its activation, and nothing behind that."""
+    if isinstance(source, TopConvOp):
+        return isinstance(reader, _ACTIVATIONS)
+    return not (isinstance(source, _ACTIVATIONS) and isinstance(producer(source.operands[0]), TopConvOp))
+
+
+def last_layers(module: Module) -> list[str]:
+    """The convolutions that give a network output, also through other layers, and what lies behind them."""
+    found: set[LayerOp] = set()
+    outputs = set(module.output_names)
+    pending = [op for op in module.layers() if op.layer_name in outputs]
+    while pending:
+        op = pending.pop()
+        if op in found or isinstance(op, TopInputOp):
+            continue
+        found.add(op)
+        if not isinstance(op, TopConvOp):
+            pending += [source for source in map(producer, op.operands) if isinstance(source, LayerOp)]
+    return [op.layer_name for op in module.layers() if op in found]
 
 
 def one_sided(module: Module) -> tuple[str, ...]:
@@ -72,4 +147,10 @@ def _users(op: LayerOp) -> list[LayerOp]:
     return [use.operation for use in op.results[0].uses if isinstance(use.operation, LayerOp)]
 
 
-FAMILIES = (Family("yolo", ("MaxPool", "MaxPool", "MaxPool", "Concat"), detector_tail),)
+PATTERNS = (
+    Pattern("yolo", True, "behind the head convolutions one scale would serve coordinates and scores alike", yolo_tail),
+    Pattern("softmax", True, "exp makes factors of rounding steps, and steps of 1/255 lose small probabilities", softmaxes),
+    Pattern("first", False, "their noise goes through the whole network", first_layers),
+    Pattern("last", False, "nothing behind them averages their noise out", last_layers),
+)
+USUAL = tuple(pattern.name for pattern in PATTERNS if pattern.usual)

@@ -33,11 +33,12 @@ Searches: --search pareto picks the threshold of each layer by its effect on the
 the noise they bring (run_qtable --help tells more); search_qtable and search_threshold are those users know. The thresholds to deploy
 with are then in new_cali_table.txt beside the table.
 
-Writes the table -o and beside it shape_pattern_qtable, the layers better left in float (pass it to model_deploy --quantize_table to use
-it). Memory does not grow with the number of samples.
+Writes the table -o and beside it shape_pattern_qtable, the layers that --patterns leave in float, with the reason of each (pass it to
+model_deploy --quantize_table to use it). Memory does not grow with the number of samples.
 """
 _METHODS = ("kl", "mse", "max", "percentile9999", "aciq_laplace", "aciq_gauss", "use_kl", "use_mse", "use_max", "use_percentile9999")
 _LATER = (("mix_mode", "wi8ai8_fp"),)
+_LATER_SEARCHES = ("fast_search",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     how.add_argument("--processor", "--chip", type=str.lower, default="bm1684x", help="decides the float type of the float layers")
     how.add_argument("--quantize_table", default="", help="where the table of float layers goes (default: shape_pattern_qtable)")
+    search_options.add_patterns(how)
     how.add_argument("--kurtosis_analysis", action="store_true", help="also write kurtosis_analysis: which layers have outliers")
     better = parse.add_argument_group("corrections (the .mlir stays as it is; a corrected one appears beside it)")
     better.add_argument("--we", action="store_true", help="weight equalization: every channel gets its own scale, through SiLU too")
@@ -71,16 +73,17 @@ def _parser() -> argparse.ArgumentParser:
     better.add_argument("--sq", action="store_true", help="SmoothQuant, for LayerNorm in front of MatMul")
     better.add_argument("--smc", action="store_true", help="softmax correction, for Softmax in front of MatMul")
     better.add_argument("--part_asymmetric", action="store_true", help="zero points for SiLUs that only convolutions read")
-    how = search_options.add(parse)
+    how = search_options.add(parse, "8 for pareto, else 30")
     how.add_argument(
-        "--search", choices=("False", *search_options.KINDS), default="False", metavar="SEARCH",
+        "--search", choices=("False", *search_options.KINDS, *_LATER_SEARCHES), default="False", metavar="SEARCH",
         help=f"look for a quantize table too: {', '.join(search_options.KINDS)}; needs --quantize_table, the table to write",
     )  # fmt: skip
+    how.add_argument("--benchmark_method", choices=("cos", "snr"), default="cos", help="search_threshold: what decides (default cos)")
     how.add_argument("--quantize_method_list", default="", help="threshold methods to choose from for each layer, such as kl,mse")
     later = parse.add_argument_group("known, not supported yet")
     for name, default in _LATER:
         later.add_argument(f"--{name}", default=default, help=argparse.SUPPRESS)
-    later.add_argument("--debug_log", action="store_true", help=argparse.SUPPRESS)
+    later.add_argument("--debug_log", action="store_true", help="does nothing: what is logged is always printed")
     return parse
 
 
@@ -103,16 +106,19 @@ def _search(options: argparse.Namespace, corrections: Corrections) -> int:
     """Correct first if asked to, then search on what will be deployed; what counts are the outputs of the uncorrected network."""
     from dataclasses import replace
 
-    from bmflow.driver.correct import correct_and_calibrate
+    from bmflow.driver.correct import correct_and_calibrate, say_what_does_not_apply
     from bmflow.driver.search import prepare, search
 
     calibrate, reference = _options(options), ""
-    asked = search_options.options(options, calibrate, options.search, methods=common.comma_list(options.quantize_method_list))
+    methods = common.comma_list(options.quantize_method_list)
+    asked = search_options.options(options, calibrate, options.search, methods=methods, benchmark=options.benchmark_method)
     if corrections.suffix:
         prepare(asked, lambda items, total, what: items, print)
         correct_and_calibrate(replace(calibrate, quantize_table=""), corrections, common.progress)
         reference, stem = calibrate.mlir, calibrate.mlir.removesuffix(".mlir")
         calibrate = replace(calibrate, mlir=f"{stem}{corrections.suffix}.mlir")
+    else:
+        say_what_does_not_apply(corrections)
     search(replace(asked, calibrate=calibrate, reference=reference), common.progress)
     return 0
 
@@ -123,6 +129,10 @@ def _refuse_later(options: argparse.Namespace) -> None:
     given = [f"--{name} {getattr(options, name)}" for name, default in _LATER if getattr(options, name) != default]
     if given:
         raise InputError(f"{', '.join(given)}: not supported yet; leave it out to calibrate without")
+    if options.search in _LATER_SEARCHES:
+        raise InputError(f"--search {options.search}: not supported; choose from {', '.join(search_options.KINDS)}")
+    if options.search != "False" and options.kurtosis_analysis:
+        raise InputError("--kurtosis_analysis: a search does not write it; calibrate once without --search")
 
 
 def _options(options: argparse.Namespace) -> CalibrateOptions:
@@ -134,7 +144,7 @@ def _options(options: argparse.Namespace) -> CalibrateOptions:
     return CalibrateOptions(
         options.mlir_file, options.calibration_table, options.dataset, options.data_list, options.input_num, method, options.tune_num,
         options.tune_list, options.histogram_bin_num, _tune_settings(debug), options.processor, options.quantize_table,
-        kurtosis=options.kurtosis_analysis, part_asymmetric=options.part_asymmetric,
+        kurtosis=options.kurtosis_analysis, part_asymmetric=options.part_asymmetric, patterns=search_options.patterns(options),
     )  # fmt: skip
 
 

@@ -40,10 +40,12 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--dataset", default="", help="folder of pictures, npz or npy files, searched recursively")
     data.add_argument("--data_list", default="", help="text file with one sample a line; wins over --dataset")
     data.add_argument("--input_num", type=int, default=10, help="samples that candidates are scored on (default 10)")
-    how = search_options.add(parse)
+    how = search_options.add(parse, "--input_num")
+    search_options.add_patterns(how)
     kinds = [kind for kind in search_options.KINDS if kind != "search_threshold"]
     how.add_argument("--search", choices=kinds, default=kinds[0], metavar="SEARCH", help=f"{', '.join(kinds)} (default {kinds[0]})")
     how.add_argument("--loss_table", default="", help=f"where search_qtable and mix_search list all layers (default {_LOSSES})")
+    how.add_argument("--debug_cmd", default="", help=argparse.SUPPRESS)
     parse.add_argument("-b", "--base_quantize_table", dest="pre_qtable", help=argparse.SUPPRESS)
     return parse
 
@@ -53,10 +55,20 @@ def _run(options: argparse.Namespace) -> int:
     from bmflow.driver.search import search
     from bmflow.errors import InputError
 
+    if options.debug_cmd:
+        advice = (
+            "run run_calibration --bc, and give the corrected .mlir and the table it writes"
+            if "bias" in options.debug_cmd
+            else "leave it out"
+        )
+        raise InputError(f"--debug_cmd {options.debug_cmd}: not supported here; {advice}")
     if options.loss_table and options.search == "pareto":
         raise InputError("--loss_table: pareto writes its figures to the quantize table and <table>_pareto.json; leave the option out")
     options.inference_num = options.inference_num if options.inference_num is not None else options.input_num
-    calibrate = CalibrateOptions(options.mlir_file, "", options.dataset, options.data_list, chip=options.processor)
+    calibrate = CalibrateOptions(
+        options.mlir_file, "", options.dataset, options.data_list, chip=options.processor,
+        patterns=search_options.patterns(options),
+    )  # fmt: skip
     losses = "" if options.search == "pareto" else options.loss_table or _LOSSES
     search(search_options.options(options, calibrate, options.search, options.calibration_table, loss_table=losses), common.progress)
     return 0

@@ -16,8 +16,27 @@ KINDS = ("pareto", "search_qtable", "search_threshold", "mix_search")
 _SAMPLES = {"pareto": 8}
 
 
-def add(parse: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add them in a group of their own."""
+def add_patterns(how: argparse._ArgumentGroup) -> None:
+    """Add what chooses the float layers that are known for the shape of a network."""
+    how.add_argument(
+        "--patterns", default="", metavar="LIST",
+        help="known shapes whose layers stay in float: yolo (what follows head convolutions), softmax (and scale and mask before it), "
+        "first, last (convolutions at the ends, for their time); default yolo,softmax; none for none",
+    )  # fmt: skip
+    how.add_argument("--no_patterns", action="store_true", help="the same as --patterns none")
+
+
+def patterns(given: argparse.Namespace) -> tuple[str, ...]:
+    """The patterns asked for."""
+    from bmflow.calibration.patterns import USUAL
+
+    if given.no_patterns or given.patterns == "none":
+        return ()
+    return tuple(common.comma_list(given.patterns)) or USUAL
+
+
+def add(parse: argparse.ArgumentParser, samples: str) -> argparse._ArgumentGroup:
+    """Add them in a group of their own; `samples` says how many candidates are scored on by default."""
     how = parse.add_argument_group("search")
     how.add_argument(
         "--expected_cos", type=float, default=0.99,
@@ -30,8 +49,7 @@ def add(parse: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     how.add_argument("--global_compare_layers", default="", help="layers to compare instead of the outputs: a,b or a:0.3,b:0.7")
     how.add_argument("--post_process", default="", help="Python file with PostProcess(data), applied to what is compared")
     how.add_argument("--pre_qtable", default="", help="table to start from; its lines stay as they are")
-    how.add_argument("--inference_num", type=int, help="samples that candidates are scored on (default 8 for pareto, else 30)")
-    how.add_argument("--benchmark_method", choices=("cos", "snr"), default="cos", help="score of search_threshold (default cos)")
+    how.add_argument("--inference_num", type=int, help=f"samples that candidates are scored on (default {samples})")
     how.add_argument("--cluster", action="store_true", help="search_qtable: cluster the losses and lift the worse cluster")
     how.add_argument("--part_quantize", default="", help="quantize some op types only: N_mode, H_mode or custom_mode")
     how.add_argument("--custom_operator", default="", help="op types for custom_mode, such as Conv,Add")
@@ -50,13 +68,13 @@ def add(parse: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     how.add_argument("--map_dataset", default="", help="folder of the pictures of --map_annotation, none of which may calibrate")
     how.add_argument("--map_drop", type=float, default=0.01, help="most mAP50-95 a table may lose against float (default 0.01)")
     how.add_argument("--detector", default="", help="detector.json with classes and anchors (default: COCO's)")
-    how.add_argument("--no_patterns", action="store_true", help="do not begin from the float layers known for the shape of the network")
     how.add_argument("--asymmetric", action="store_true", help="the model will be deployed with --asymmetric")
     return how
 
 
 def options(
-    given: argparse.Namespace, calibrate: CalibrateOptions, kind: str, table: str = "", methods: Sequence[str] = (), loss_table: str = ""
+    given: argparse.Namespace, calibrate: CalibrateOptions, kind: str, table: str = "", methods: Sequence[str] = (), loss_table: str = "",
+    benchmark: str = "cos",
 ) -> SearchOptions:  # fmt: skip
     """What the driver is asked, once the tool's own options are known."""
     from bmflow.driver.search import Kind, SearchOptions
@@ -71,8 +89,8 @@ def options(
         calibrate, Kind(kind), given.quantize_table, table, expected_cos=given.expected_cos,
         expected_sqnr=-float("inf") if given.expected_sqnr is None else given.expected_sqnr, min_layer_cos=given.min_layer_cos,
         max_float_layers=given.max_float_layers, methods=methods, float_type=given.fp_type, compare=given.global_compare_layers,
-        benchmark=given.benchmark_method, pre_qtable=given.pre_qtable, inference_num=samples, cluster=given.cluster,
+        benchmark=benchmark, pre_qtable=given.pre_qtable, inference_num=samples, cluster=given.cluster,
         part_quantize=given.part_quantize, custom_operator=common.comma_list(given.custom_operator), post_process=given.post_process,
         time_budget=given.time_budget, max_cycles=given.max_cycles, max_float_cycles=given.max_float_cycles,
-        labels=labels, patterns=not given.no_patterns, asymmetric=given.asymmetric, loss_table=loss_table,
+        labels=labels, asymmetric=given.asymmetric, loss_table=loss_table,
     )  # fmt: skip

@@ -32,7 +32,7 @@ class CalibrateOptions:
     them) or the first that calibrate. quantize_table: where the table of float layers goes, by default `shape_pattern_qtable`
     beside the calibration table. kurtosis: also write the kurtosis of every tensor, `kurtosis_analysis` beside the table.
     histograms: file for the histograms of all tensors with their thresholds; none when empty.
-    part_asymmetric: give SiLUs that only convolutions read a zero point.
+    part_asymmetric: give SiLUs that only convolutions read a zero point. patterns: those looked for to fill the table of float layers.
     """
 
     mlir: str
@@ -51,6 +51,7 @@ class CalibrateOptions:
     kurtosis: bool = False
     part_asymmetric: bool = False
     histograms: str = ""
+    patterns: tuple[str, ...] = patterns.USUAL
 
 
 def calibrate(options: CalibrateOptions, progress: Progress | None = None, show: Callable[[str], None] = print) -> CalibrationTable:
@@ -82,7 +83,7 @@ def calibrate(options: CalibrateOptions, progress: Progress | None = None, show:
         asym_ops=patterns.one_sided(module) if options.part_asymmetric else (), notes=notes,
     )  # fmt: skip
     table.save(options.table)
-    patterns.pattern_table(module, options.chip).save(_qtable_path(options))
+    patterns.pattern_table(module, options.chip, options.patterns).save(_qtable_path(options))
     if options.histograms:
         artifacts.write_text(options.histograms, histograms.report(statistics.histograms(), table.ranges, statistics.kinds))
     if options.kurtosis:
@@ -107,6 +108,7 @@ def check(options: CalibrateOptions) -> None:
     if options.chip not in patterns.FLOAT_OF_CHIP:
         hint = nearest_names(options.chip, patterns.FLOAT_OF_CHIP) or f"known are {', '.join(patterns.FLOAT_OF_CHIP)}"
         raise InputError(f"--processor {options.chip}: unknown processor; {hint}")
+    patterns.patterns_named(options.patterns)
     for path in (options.table, _qtable_path(options)):  # before the work, not after it
         folder = Path(path).parent
         if not folder.is_dir() or not os.access(folder, os.W_OK) or Path(path).is_dir():

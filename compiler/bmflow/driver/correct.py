@@ -55,7 +55,7 @@ def correct_and_calibrate(
     """
     bar = progress or (lambda items, total, what: items)
     module, entries = load_top(options.mlir), sample_entries(options)
-    _say_what_does_not_apply(corrections)
+    say_what_does_not_apply(corrections)
     stem = Path(options.mlir).with_suffix("")
     if corrections.equalize:
         path = f"{stem}_we.mlir"
@@ -102,7 +102,7 @@ def _save(module: Module, path: str) -> None:
     LOG.info("Mlir file generated:%s", path)
 
 
-def _say_what_does_not_apply(corrections: Corrections) -> None:
+def say_what_does_not_apply(corrections: Corrections) -> None:
     """SmoothQuant needs LayerNorm before MatMul, softmax correction Softmax before MatMul; networks with MatMul are refused earlier."""
     if corrections.smooth:
         LOG.info("--sq: no LayerNorm feeds a MatMul in this network; nothing to smooth")

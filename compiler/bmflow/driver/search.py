@@ -65,7 +65,7 @@ class SearchOptions:
     time_budget: seconds of scoring after which nothing more is tried, 0 for as long as something improves.
     max_cycles, max_float_cycles: for `pareto`, in place of the bar: the least noise within so many times the estimated cycles of all
     in INT8, or all in the float type; 0 for no such limit. labels: pictures on which mAP decides among the tables of the Pareto set, in
-    place of the noise (`pareto`). patterns: begin from the float layers known for the shape of the network.
+    place of the noise (`pareto`). Without `pre_qtable` a search begins from the float layers that `calibrate.patterns` name.
     """
 
     calibrate: CalibrateOptions
@@ -91,7 +91,6 @@ class SearchOptions:
     max_cycles: float = 0.0
     max_float_cycles: float = 0.0
     labels: Labels | None = None
-    patterns: bool = True
     asymmetric: bool = False
     loss_table: str = ""
 
@@ -228,10 +227,8 @@ def _given(options: SearchOptions, module: Module, lowering: LoweringOptions, mo
         check_precision(module, lowering, table)
         warn_of_other_weights(options.pre_qtable, table.weights, options.calibrate.mlir, module)
         modes, reasons = dict(table.modes), {name: table.reasons.get(name, GIVEN_LAYERS) for name in table.modes}
-    elif not options.patterns:
-        modes, reasons = {}, {}
     else:
-        pattern = patterns.pattern_table(module, options.calibrate.chip)
+        pattern = patterns.pattern_table(module, options.calibrate.chip, options.calibrate.patterns)
         modes, reasons = dict.fromkeys(pattern.modes, mode), dict(pattern.reasons)
     types = _quantized_types(options, module)
     if types is not None:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from bmflow.calibration.patterns import find_family, pattern_table
+from bmflow import target
+from bmflow.calibration.patterns import pattern_table, yolo_tail
 from bmflow.dialects.top.conv import TopConvOp
-from bmflow.dialects.top.elementwise import TopSigmoidOp, TopSiLUOp
+from bmflow.dialects.top.elementwise import TopAddOp, TopMulOp, TopSigmoidOp, TopSiLUOp, TopSoftmaxOp
 from bmflow.dialects.top.pool import TopMaxPoolOp
 from bmflow.dialects.top.shape import TopConcatOp, TopPermuteOp, TopReshapeOp
+from bmflow.errors import InputError
+from bmflow.ir.layer import layer_name
 from bmflow.ir.module import Module, ModuleBuilder
 from bmflow.ir.types import tensor_type
+from bmflow.ir.values import SSAValue
+from bmflow.kernels import Executable, to_real
+from bmflow.passes.lowering import LoweringOptions, lower
 from bmflow.passes.lowering.heads import is_head
+from bmflow.tables.calibration import CalibrationTable, Range
 from bmflow.tables.precision import PrecisionTable
 
 SHAPE = (1, 4, 8, 8)
@@ -39,18 +48,63 @@ def detector(pools: int = 3, head: str = "top.Reshape") -> Module:
     return b.finish([b.append(TopPermuteOp.make("turned", [y], tensor_type((1, 64, 4)), {"order": [0, 2, 1]})).results[0]])
 
 
+def attention() -> Module:
+    """x -> convolution -> silu -> convolution -> times scale -> plus mask -> softmax -> convolution."""
+    b = ModuleBuilder("net", "ONNX")
+    x, scale, mask = b.input("x", SHAPE), b.input("scale", SHAPE), b.input("mask", SHAPE)
+    y = b.append(TopSiLUOp.make("act", [_conv(b, "stem", x)], tensor_type(SHAPE))).results[0]
+    y = b.append(TopMulOp.make("scaled", [_conv(b, "keys", y), scale], tensor_type(SHAPE))).results[0]
+    y = b.append(TopAddOp.make("masked", [y, mask], tensor_type(SHAPE))).results[0]
+    y = b.append(TopSoftmaxOp.make("weights", [y], tensor_type(SHAPE), {"axis": 1})).results[0]
+    return b.finish([b.append(TopSigmoidOp.make("out", [_conv(b, "values", y)], tensor_type(SHAPE))).results[0]])
+
+
+def _conv(b: ModuleBuilder, name: str, x: SSAValue) -> SSAValue:
+    weight = b.weight(f"{name}_w", np.ones((4, 4, 1, 1)))
+    return b.append(TopConvOp.make(name, [x, weight, b.none], tensor_type(SHAPE), WINDOW)).results[0]
+
+
 def test_three_pools_and_a_concat_are_a_yolo_network() -> None:
-    family = find_family(detector())
-    assert family is not None
-    assert family.name == "yolo"
-    assert find_family(detector(pools=2)) is None
+    assert yolo_tail(detector()) == ["split", "turned"]
+    assert yolo_tail(detector(pools=2)) == []
+
+
+def test_a_softmax_stays_float_with_scale_and_mask_before_it() -> None:
+    table = pattern_table(attention(), "bm1684x")
+    assert table.modes == {"scaled": "F16", "masked": "F16", "weights": "F16"}
+    assert all(reason.startswith("pattern layers, softmax: exp ") for reason in table.reasons.values())
+
+
+def test_a_scale_that_others_read_is_not_the_softmaxs_own() -> None:
+    module = detector()
+    assert pattern_table(module, "bm1684x", ["softmax"]).modes == {}
+    b = ModuleBuilder("net", "ONNX")
+    total = b.append(TopAddOp.make("sum", [b.input("x", SHAPE), b.input("z", SHAPE)], tensor_type(SHAPE))).results[0]
+    soft = b.append(TopSoftmaxOp.make("soft", [total], tensor_type(SHAPE), {"axis": 1})).results[0]
+    assert pattern_table(b.finish([soft, total]), "bm1684x", ["softmax"]).modes == {"soft": "F16"}
+
+
+def test_the_first_and_the_last_layers_are_named_when_asked_for() -> None:
+    assert pattern_table(attention(), "bm1684x", ["first"]).modes == {"stem": "F16", "act": "F16"}
+    assert pattern_table(attention(), "bm1684x", ["last"]).modes == {"values": "F16", "out": "F16"}
+    both = pattern_table(detector(), "bm1684x", ["last", "yolo"])
+    assert both.modes == {"head": "F16", "split": "F16", "turned": "F16"}
+    assert both.reasons["head"].startswith("pattern layers, last: ")
+    assert both.reasons["split"].startswith("pattern layers, yolo: "), "the first pattern that names a layer gives the reason"
+
+
+def test_patterns_can_be_switched_off_and_unknown_ones_are_refused() -> None:
+    assert pattern_table(detector(), "bm1684x", []).modes == {}
+    with pytest.raises(InputError, match=r"--patterns sofmax: no such pattern; did you mean softmax"):
+        pattern_table(detector(), "bm1684x", ["sofmax"])
 
 
 def test_what_follows_a_head_convolution_becomes_float_and_the_convolution_does_not() -> None:
     table = pattern_table(detector(), "bm1684x")
     assert table.modes == {"split": "F16", "turned": "F16"}
     assert PrecisionTable.parse(table.text()) == table
-    assert "# pattern layers\nsplit F16\nturned F16\n" in table.text()
+    assert table.reasons["split"].startswith("pattern layers, yolo: behind the head convolutions ")
+    assert table.text().endswith(f"# {table.reasons['split']}\nsplit F16\nturned F16\n")
 
 
 @pytest.mark.parametrize(("chip", "mode"), [("bm1684", "F32"), ("bm1688", "F16"), ("cv181x", "BF16")])
@@ -68,3 +122,24 @@ def test_another_family_has_no_pattern_layers_but_a_table() -> None:
     table = pattern_table(detector(pools=1), "bm1684x")
     assert table.modes == {}
     assert PrecisionTable.parse(table.text()) == table
+
+
+def test_small_probabilities_survive_in_float_alone(rng: np.random.Generator) -> None:
+    """Of a hundred probabilities of about 1 % each, which 8 bits hold in steps of 1/255, the pattern keeps ten times as much."""
+    b, wide = ModuleBuilder("net", "ONNX"), (1, 100, 4, 4)
+    x = b.input("x", (1, 3, 4, 4))
+    logits = TopConvOp.make("logits", [x, b.weight("w", rng.normal(size=(100, 3, 1, 1)) / 4), b.none], tensor_type(wide), WINDOW)
+    soft = TopSoftmaxOp.make("soft", [b.append(logits).results[0]], tensor_type(wide), {"axis": 1})
+    module = b.finish([b.append(soft).results[0]])
+    sample = {"x": rng.normal(size=(1, 3, 4, 4)).astype(np.float32)}
+    exact = Executable(module, "all", 1).run(sample)
+    found = {name: Range(float(np.abs(value).max()), float(value.min()), float(value.max())) for name, value in exact.items()}
+    options = LoweringOptions(target.load("bm1684x"), "INT8", table=CalibrationTable(found))
+
+    def error(table: PrecisionTable) -> float:
+        lowered = lower(module, replace(options, precision=table))
+        [output] = lowered.outputs
+        got = to_real(output, Executable(lowered, "outputs", 1).run(sample)[layer_name(output)])
+        return float(np.linalg.norm(got - exact["soft"]))
+
+    assert error(pattern_table(module, "bm1684x")) < error(PrecisionTable({})) / 10

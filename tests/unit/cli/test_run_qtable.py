@@ -219,6 +219,13 @@ def test_given_lines_stay(folder: Path) -> None:
     assert PrecisionTable.load("qtable").modes[BAD] == "F32"
 
 
+def test_layers_known_by_their_place_stay_float_on_request_with_the_reason(folder: Path) -> None:
+    assert main([*BASE, *BAR, "--patterns", "first"]) == 0
+    table = PrecisionTable.load("qtable")
+    assert table.modes["a_Relu"] == "F16"
+    assert table.reasons["a_Relu"] == "pattern layers, first: their noise goes through the whole network"
+
+
 def test_search_qtable_prints_its_lines_and_writes_losses(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*BASE, "--search", "search_qtable", "--expected_cos", "0.999", "--max_float_layers", "1"]) == 0
     printed = capsys.readouterr().out
@@ -322,6 +329,8 @@ REFUSED = {
     "loss of mAP": ([*BASE, *LABELS, "--map_drop", "1.5"], "--map_drop 1.5: expected a part"),
     "labels of another search": ([*BASE, *LABELS, "--search", "mix_search"], "only --search pareto scores by mAP"),
     "no samples": ([*BASE[:1], *BASE[3:]], "no samples given"),
+    "pattern": ([*BASE, "--patterns", "frist"], "--patterns frist: no such pattern; did you mean first?"),
+    "bias correction": ([*BASE, "--debug_cmd", "run_bias_correction"], "run run_calibration --bc, and give the corrected .mlir"),
 }
 
 
@@ -340,6 +349,8 @@ def test_bad_input_exits_2_with_one_paragraph_and_writes_nothing(folder: Path, c
 CALIBRATION_REFUSED = {
     "no quantize table": ([*CALIBRATE[:7], "--search", "pareto"], "needs --quantize_table"),
     "method": ([*CALIBRATE, "--search", "search_qtable", "--quantize_method_list", "mze"], "did you mean mse"),
+    "kurtosis": ([*CALIBRATE, "--search", "pareto", "--kurtosis_analysis"], "a search does not write it"),
+    "fast search": ([*CALIBRATE, "--search", "fast_search"], "not supported; choose from pareto, search_qtable"),
 }
 
 
