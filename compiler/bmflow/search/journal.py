@@ -49,10 +49,11 @@ class Journal:
 
     def add(self, key: str, score: Score, seconds: float) -> None:
         """Remember a score; it is on the disk when this returns."""
+        seconds = round(seconds, 4)  # as the file has it, so that a time budget ends at the same place in a later run
         self.known[key] = (score, seconds)
         if self.path:
             with open(self.path, "a") as stream:
-                stream.write(json.dumps({"key": key, **asdict(score), "seconds": round(seconds, 4)}) + "\n")
+                stream.write(json.dumps({"key": key, **asdict(score), "seconds": seconds}) + "\n")
                 stream.flush()
                 os.fsync(stream.fileno())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -169,6 +170,51 @@ def test_a_second_run_reads_the_journal_and_writes_the_same(folder: Path, capsys
     files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name.startswith("qtable") and path.is_file()}
     assert main([*BASE, *BAR]) == 0
     assert {name: Path(name).read_bytes() for name in files} == files
+
+
+INTERRUPTED = {
+    "run_qtable killed": ("run_qtable", [*BASE, *BAR], signal.SIGKILL, -signal.SIGKILL),
+    "run_qtable interrupted": ("run_qtable", [*BASE, "--search", "search_qtable", "--expected_cos", "0.999"], signal.SIGINT, 130),
+    "run_calibration interrupted": ("run_calibration", [*CALIBRATE, "--search", "pareto", *BAR], signal.SIGINT, 130),
+}
+STOP = """
+import os, sys
+from importlib import import_module
+from bmflow.search.journal import Journal
+add, seen = Journal.add, []
+def stop(*arguments):
+    add(*arguments)
+    seen.append(1)
+    if len(seen) == 4:
+        os.kill(os.getpid(), int(sys.argv[2]))
+Journal.add = stop
+raise SystemExit(import_module(f"bmflow.cli.{sys.argv[1]}").main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.parametrize("case", INTERRUPTED)
+def test_a_search_stopped_by_a_signal_goes_on_to_the_same_bytes(folder: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
+    tool, arguments, number, code = INTERRUPTED[case]
+    inputs = {path.name for path in folder.iterdir()}
+    run = calibrate if tool == "run_calibration" else main
+    assert run(arguments) == 0
+    whole = _written(folder, inputs)
+    for name in whole.keys() - inputs:
+        Path(name).unlink()
+    command = [sys.executable, "-c", STOP, tool, str(int(number)), *arguments]
+    stopped = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert stopped.returncode == code, stopped.stderr
+    assert not Path("qtable").exists()
+    assert Path("qtable_journal.jsonl").read_text().count("\n") == 1 + 4
+    capsys.readouterr()
+    assert run(arguments) == 0
+    again = _written(folder, inputs)
+    assert again.pop("qtable_journal.jsonl").count(b"\n") == whole.pop("qtable_journal.jsonl").count(b"\n"), "nothing was scored twice"
+    assert again == whole
+
+
+def _written(folder: Path, inputs: set[str]) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name not in inputs - {"table"}}
 
 
 def test_a_bar_nothing_reaches_exits_3_with_the_best_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ import search_net as net
 from bmflow.calibration.methods import Method
 from bmflow.search.compatible import Mixed, MixSearch, SearchQtable, Settings, best_threshold_table, loss_table
 from bmflow.search.cost import CostModel
-from bmflow.search.journal import Scorer
+from bmflow.search.journal import Journal, Scorer
 from bmflow.search.pareto import Bar, Found, Point, Search, knees, pareto
 from bmflow.search.plan import Candidate, Plan
 from bmflow.search.scores import Score
@@ -164,6 +164,12 @@ def test_a_journal_of_other_samples_is_begun_anew(case: Case, tmp_path: Path) ->
     assert case.scorer(path, "one").journal.known
     assert not case.scorer(path, "two").journal.known
     assert json.loads(Path(path).read_text()) == {"digest": "two"}
+
+
+def test_a_journal_gives_back_what_was_added_to_the_last_digit(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal", "d")
+    journal.add("a", Score(1 / 3, 2 / 3, 1 / 7, 1e-9 / 3), 1 / 3)
+    assert Journal(tmp_path / "journal", "d").known == journal.known
 
 
 def test_the_time_budget_ends_the_search(case: Case) -> None:
