@@ -12,6 +12,7 @@ import numpy as np
 
 from bmflow import artifacts, target
 from bmflow.calibration import samples
+from bmflow.calibration.methods import Method
 from bmflow.calibration.ordered import in_order
 from bmflow.driver.calibrate import Progress, load_top
 from bmflow.driver.weights import warn_of_other_weights
@@ -22,6 +23,7 @@ from bmflow.explain.bench import Bench
 from bmflow.explain.exchange import Effect, Exchanger
 from bmflow.explain.report import Report, describe, worst_by_own_noise, worst_table
 from bmflow.explain.tally import Tally
+from bmflow.explain.trials import try_remedies
 from bmflow.ir.module import Module
 from bmflow.passes.lowering import LoweringOptions
 from bmflow.search.scores import Score
@@ -70,7 +72,7 @@ class ExplainOptions:
 def explain(options: ExplainOptions, progress: Progress | None = None) -> Report:
     """Measure, diagnose, and write the files asked for.
 
-    Two passes over the samples: every layer by itself, then the outputs with single layers exchanged. Memory depends on the network
+    Several passes over the samples: every layer by itself, the outputs with single layers exchanged, the remedies. Memory depends on the network
     and `threads`, not on the number of samples.
 
     Args:
@@ -88,7 +90,13 @@ def explain(options: ExplainOptions, progress: Progress | None = None) -> Report
     layers = describe(bench, tallies, effects)
     if options.qtable:
         _check_worst(options, sum(layer.in_int8 for layer in layers))
-    advice = advise(network, layers, _situation(options, lowering))
+    situation = _situation(options, lowering)
+
+    def samples_for(what: str) -> Iterator[Arrays]:
+        return _batches(samples.Loader(module, entries), bar, what)
+
+    trials = try_remedies(bench, tallies, layers, Method.named(situation.method or METHODS[0]), samples_for, used)
+    advice = advise(network, trials, situation)
     report = Report(
         module.name, used, options.asymmetric, len(names), network, layers, advice, _notes(options, module, lowering, len(names))
     )

@@ -1,4 +1,4 @@
-"""What to do first: the remedy that the worst layers ask for, with the command to type."""
+"""What to do first: of the remedies that were tried the one that brings most, with the command to type."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bmflow.explain.diagnose import Remedy
-from bmflow.explain.texts import decibels, percent
+from bmflow.explain.texts import decibels
 
 if TYPE_CHECKING:
-    from bmflow.explain.report import LayerReport
+    from bmflow.explain.trials import Trial
     from bmflow.search.scores import Score
 
 GOOD = 1e-4
 """Noise of the outputs (40 dB) below which there is nothing to do."""
 GAIN = 0.05
-"""Part of the measured noise that a remedy must take away to be named."""
-ASKS = 0.1
+"""Part of the noise of the outputs that a remedy must take away to be named."""
 WHY = {
     Remedy.EQUALIZE: "give every channel its own scale: their ranges lie too far apart for one",
     Remedy.KEEP_LARGEST: "calibrate with method max: thresholds clip values that matter",
@@ -46,17 +45,14 @@ class Situation:
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to do: the part of the measured noise that it takes away, in how many layers, and the commands."""
+    """One thing to do: what trying it gave, and the commands."""
 
-    remedy: Remedy
-    share: float
-    layers: int
+    trial: Trial
     commands: tuple[str, ...]
 
     def __str__(self) -> str:
-        if self.remedy is Remedy.FLOAT:
-            return f"{WHY[self.remedy]}, {self.layers} of them to begin with"
-        return f"{WHY[self.remedy]} (an estimated {percent(self.share)} of the noise measured at the outputs, in {self.layers} layers)"
+        first = f", {self.trial.layers} of them to begin with" if self.trial.remedy is Remedy.FLOAT else ""
+        return f"{WHY[self.trial.remedy]}{first} (tried: the outputs then keep {decibels(self.trial.after.noise)})"
 
 
 @dataclass(frozen=True)
@@ -67,34 +63,33 @@ class Advice:
     steps: tuple[Step, ...] = ()
 
 
-def advise(network: Score, layers: Sequence[LayerReport], situation: Situation) -> Advice:
-    """Let the measured layers vote with their noise at the outputs; `layers` as `report.describe` gives them."""
+def advise(network: Score, trials: Sequence[Trial], situation: Situation) -> Advice:
+    """Name what helps, by what it was measured to bring; float layers last, since they cost time."""
     opening = (
         f"In 8 bits the outputs keep {decibels(network.noise)} and a plain cosine of {network.cosine:.6f}, means over output channels."
     )
     if network.noise < GOOD:
         return Advice(f"{opening} That is close to float: deploy it as it is, nothing needs to be done.")
-    steps = _steps(layers, situation)
+    steps = _steps(network, trials, situation)
+    idle = [trial for trial in trials if not _helps(trial, network)]
+    tried = f" Of no use here: {'; '.join(f'{trial.remedy.value} ({decibels(trial.after.noise)})' for trial in idle)}." if idle else ""
     if not steps:
-        return Advice(f"{opening} No layer measured adds noise of its own worth a remedy; measure more of them with --effects.")
-    later = f" After that: {'; then '.join(str(step) for step in steps[1:])}." if len(steps) > 1 else ""
-    return Advice(f"{opening} First {steps[0]}.{later} Look again after each step: ranges and faults change with it.", tuple(steps))
+        return Advice(f"{opening} No remedy that was tried brings them closer to float.{tried} Let run_qtable look for layers to lift.")
+    later = f" Or {'; or '.join(str(step) for step in steps[1:])}." if len(steps) > 1 else ""
+    return Advice(f"{opening} First {steps[0]}.{later}{tried} Look again after each step: ranges and faults change with it.", tuple(steps))
 
 
-def _steps(layers: Sequence[LayerReport], situation: Situation) -> list[Step]:
-    """Remedies by the noise at the outputs that they take away; float layers, which cost time, last and for what then remains."""
-    measured = [(layer, layer.output_noise) for layer in layers if layer.in_int8 and layer.output_noise]
-    total = sum(noise for _, noise in measured)
-    saved = {remedy: sum(noise * layer.savings.get(remedy, 0.0) for layer, noise in measured) for remedy in Remedy}
-    asking = {remedy: sum(layer.savings.get(remedy, 0.0) > ASKS for layer, _ in measured) for remedy in Remedy}
-    if saved[Remedy.PART_ASYMMETRIC] >= saved[Remedy.ASYMMETRIC]:  # one of both: the other adds nothing
-        del saved[Remedy.ASYMMETRIC]
-    else:
-        del saved[Remedy.PART_ASYMMETRIC]
-    worth = sorted((remedy for remedy, noise in saved.items() if noise >= GAIN * total > 0), key=lambda remedy: -saved[remedy])
-    steps = [Step(remedy, saved[remedy] / total, asking[remedy], _commands(remedy, situation, 0)) for remedy in worth]
-    worst = sum(noise > total / (2 * len(measured)) for _, noise in measured)
-    return [*steps, Step(Remedy.FLOAT, 0.0, worst, _commands(Remedy.FLOAT, situation, worst))] if worst else steps
+def _helps(trial: Trial, network: Score) -> bool:
+    return trial.after.noise <= (1 - GAIN) * network.noise
+
+
+def _steps(network: Score, trials: Sequence[Trial], situation: Situation) -> list[Step]:
+    """What takes noise away, most first; of the two that give zero points the better one, since the other adds nothing."""
+    ordered = sorted(
+        (trial for trial in trials if _helps(trial, network)), key=lambda trial: (trial.remedy is Remedy.FLOAT, trial.after.noise)
+    )
+    zero_points = [trial for trial in ordered if trial.remedy in (Remedy.ASYMMETRIC, Remedy.PART_ASYMMETRIC)]
+    return [Step(trial, _commands(trial.remedy, situation, trial.layers)) for trial in ordered if trial not in zero_points[1:]]
 
 
 def _commands(remedy: Remedy, situation: Situation, layers: int) -> tuple[str, ...]:

@@ -191,19 +191,6 @@ class Clinic:
         )
         return Diagnosis(Fault.COARSE, savings[remedy], remedy, text)
 
-    def savings(self, name: str) -> dict[Remedy, float]:
-        """Part of the noise of a layer alone in INT8 that each remedy takes away, from its result and from the worst of what it reads."""
-        patient = self.patients.get(name)
-        alone = patient.tally.noise(Error.ALONE) if patient else None
-        if patient is None or not alone:
-            return {}
-        total = dict(patient.savings)
-        worst = self.worst_operand(patient)
-        if worst and (stored := self.stored_noise(worst)):
-            for remedy, saved in self.patients[worst].savings.items():
-                total[remedy] = total.get(remedy, 0.0) + patient.excess * saved / stored
-        return {remedy: min(saved / alone, 1.0) for remedy, saved in total.items()}
-
     def worst_operand(self, patient: Patient) -> str:
         """The layer among those it reads whose stored values are worst; empty when there is none."""
         names = [name for name in map(layer_name, activations(patient.op)) if name in self.patients]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bmflow.explain.advice import Advice
 from bmflow.explain.bench import Bench
-from bmflow.explain.diagnose import Clinic, Diagnosis, Remedy
+from bmflow.explain.diagnose import Clinic, Diagnosis
 from bmflow.explain.exchange import Effect
 from bmflow.explain.tally import Error, Tally
 from bmflow.explain.texts import decibels
@@ -21,8 +21,7 @@ from bmflow.tables.precision import PrecisionTable
 class LayerReport:
     """One layer. `place` is its number in program order; noises are error over signal, mean over channels, None where not measured.
 
-    `savings` are the parts of its noise alone in INT8 that remedies take away, 0..1, negative where they add to it. `readers` get its
-    values in 8 bits; beyond `window` all values are the same to them.
+    `readers` get its values in 8 bits; beyond `window` all values are the same to them.
     """
 
     place: int
@@ -36,7 +35,6 @@ class LayerReport:
     quantization: Quantization | None
     effect: Effect | None
     diagnosis: Diagnosis | None
-    savings: Mapping[Remedy, float]
     in_int8: bool
     readers: tuple[str, ...]
     window: tuple[float, float]
@@ -80,7 +78,7 @@ def describe(bench: Bench, tallies: Mapping[str, Tally], effects: Mapping[str, E
             LayerReport(
                 place, name, op.name.removeprefix("top."), shape_of(op.results[0]), (choice.compute or "as its input") if choice else "F32",
                 choice.reason if choice else "network input", tallies[name], bench.analysis.ranges.get(name), bench.quantization(name),
-                effects.get(name), clinic.diagnose(name), clinic.savings(name), bench.computes_in_int8(name),
+                effects.get(name), clinic.diagnose(name), bench.computes_in_int8(name),
                 tuple(bench.readers(name)) if choice else (), bench.window(name),
             )
         )  # fmt: skip

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from bmflow import target
+from bmflow.calibration.methods import Method
 from bmflow.dialects.top.conv import TopConvOp
 from bmflow.explain.bench import Bench
 from bmflow.explain.exchange import Exchanger
 from bmflow.explain.report import LayerReport, describe
 from bmflow.explain.tally import Tally
+from bmflow.explain.trials import Trial, try_remedies
 from bmflow.ir.layer import LayerOp
 from bmflow.ir.module import Module, ModuleBuilder
 from bmflow.ir.types import tensor_type
@@ -80,6 +82,11 @@ class Examined:
     tallies: dict[str, Tally]
     network: Score
     layers: list[LayerReport]
+    inputs: Sequence[Arrays]
+
+    def trials(self) -> list[Trial]:
+        """Every remedy tried, ranges of equalized networks by the largest values."""
+        return try_remedies(self.bench, self.tallies, self.layers, Method.MAX, lambda what: self.inputs, len(self.inputs))
 
     def layer(self, name: str) -> LayerReport:
         """The report of a layer."""
@@ -101,4 +108,4 @@ def examine(module: Module, inputs: Sequence[Arrays], table: CalibrationTable, a
             tallies[name] = tallies[name] + tally if name in tallies else tally
     exchanger = Exchanger(bench, bench.int8_forms)
     network, effects = exchanger.scores([exchanger.outputs_of(one) for one in inputs])
-    return Examined(bench, tallies, network, describe(bench, tallies, effects))
+    return Examined(bench, tallies, network, describe(bench, tallies, effects), inputs)

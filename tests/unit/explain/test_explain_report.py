@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 from bmflow.explain import listing, page
 from bmflow.explain.advice import Situation, advise
+from bmflow.explain.diagnose import Remedy
 from bmflow.explain.report import Report, worst_table
+from bmflow.explain.texts import decibels
+from bmflow.explain.trials import Trial
 from bmflow.search.scores import Score
 from bmflow.tables.precision import PrecisionTable
 from patients import Examined, Net, examine, mixing, ranges, samples
@@ -33,7 +36,7 @@ def spread(rng: np.random.Generator) -> Examined:
 
 def report_of(found: Examined, notes: tuple[str, ...] = ()) -> Report:
     """The whole report."""
-    return Report("net", 2, False, 20, found.network, found.layers, advise(found.network, found.layers, HERE), notes)
+    return Report("net", 2, False, 20, found.network, found.layers, advise(found.network, found.trials(), HERE), notes)
 
 
 class Checker(HTMLParser):
@@ -88,7 +91,7 @@ def test_the_list_has_every_figure(spread: Examined) -> None:
 
 
 def test_spread_is_answered_by_equalization_with_the_command_to_type(spread: Examined) -> None:
-    advice = advise(spread.network, spread.layers, HERE)
+    advice = advise(spread.network, spread.trials(), HERE)
     assert "First give every channel its own scale" in advice.text
     assert advice.steps[0].commands == (
         "run_calibration net.mlir --dataset data --input_num 50 --cali_method kl --we -o 'my table_we'",
@@ -97,15 +100,25 @@ def test_spread_is_answered_by_equalization_with_the_command_to_type(spread: Exa
 
 
 def test_a_network_close_to_float_is_left_alone(spread: Examined) -> None:
-    advice = advise(replace(spread.network, noise=1e-5), spread.layers, HERE)
+    advice = advise(replace(spread.network, noise=1e-5), spread.trials(), HERE)
     assert advice.steps == ()
     assert "nothing needs to be done" in advice.text
 
 
-def test_unmeasured_networks_get_no_made_up_advice(spread: Examined) -> None:
-    advice = advise(spread.network, [replace(layer, effect=None) for layer in spread.layers], HERE)
-    assert advice.steps == ()
-    assert "measure more of them with --effects" in advice.text
+def test_what_does_not_help_is_said_to_be_of_no_use(spread: Examined) -> None:
+    worse, better = replace(spread.network, noise=2 * spread.network.noise), replace(spread.network, noise=spread.network.noise / 4)
+    trials = [
+        Trial(Remedy.ASYMMETRIC, worse),
+        Trial(Remedy.FLOAT, better, 3),
+        Trial(Remedy.EQUALIZE, replace(better, noise=better.noise * 2)),
+    ]
+    advice = advise(spread.network, trials, HERE)
+    assert [step.trial.remedy for step in advice.steps] == [Remedy.EQUALIZE, Remedy.FLOAT], "float layers, which cost time, come last"
+    assert f"Of no use here: model_deploy --asymmetric ({decibels(worse.noise)})." in advice.text
+    assert "3 of them to begin with" in advice.text
+    nothing = advise(spread.network, trials[:1], HERE)
+    assert nothing.steps == ()
+    assert "No remedy that was tried brings them closer to float" in nothing.text
 
 
 def test_the_worst_layers_go_into_a_table_with_reasons_that_survive_reading(spread: Examined) -> None:
