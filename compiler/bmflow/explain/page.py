@@ -152,7 +152,7 @@ def _how_to_read(report: Report) -> str:
         ("channel spread", "Largest over smallest peak among the channels that change."),
         ("histogram", "Counts on a logarithmic axis; the lines mark the range that 8 bits hold, what lies "
          "beyond it is clipped (red), or the same to its readers (grey)."),
-        ("tried", "What the outputs keep with a remedy, measured on these samples; equalized networks with ranges found on them, untuned."),
+        ("tried", "What the outputs keep with a remedy, measured on these samples; equalized networks with ranges found on them."),
         ("left out", "Layers that only move values (Reshape, Permute, Slice, Upsample, Depth2Space): they look like what they read."),
     )  # fmt: skip
     rows = "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in entries)

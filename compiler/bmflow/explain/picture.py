@@ -12,6 +12,8 @@ from bmflow.explain.tally import BINS, Error
 from bmflow.explain.texts import decibels, to_decibels
 
 _MOST_DB = 70.0
+_CHARACTER = 7.5
+"""Width of a character of a label with its share of the gap, in units of the picture."""
 
 
 def histogram(layer: LayerReport, width: int = 300, height: int = 96, labels: bool = True) -> str:
@@ -72,15 +74,17 @@ def _mark(x: float, plot: float) -> str:
 
 
 def _labels(left: float, right: float, low: float, high: float, width: int, height: int) -> list[str]:
+    """The ends of the range, and 0 where it leaves room."""
     found: list[str] = []
-    scale, last = width / (right - left), -1e9
-    for value, kind in sorted(((low, "mark"), (0.0, "tick"), (high, "mark"))):
-        x = (value - left) * scale
-        if not 0 <= x <= width or x - last < 34:
+    taken: list[tuple[float, float]] = []
+    for value, kind in ((low, "mark"), (high, "mark"), (0.0, "tick")):
+        x, text = (value - left) * width / (right - left), f"{value:.3g}"
+        reach = _CHARACTER * len(text)
+        start = min(max(x - reach / 2, 0), width - reach)
+        if not 0 <= x <= width or any(start < end and begin < start + reach for begin, end in taken):
             continue
-        anchor = "start" if x < 20 else "end" if x > width - 20 else "middle"
-        found.append(f'<text class="{kind}" x="{x:.1f}" y="{height - 4}" text-anchor="{anchor}">{value:.3g}</text>')
-        last = x
+        taken.append((start, start + reach))
+        found.append(f'<text class="{kind}" x="{start + reach / 2:.1f}" y="{height - 4}" text-anchor="middle">{text}</text>')
     return found
 
 

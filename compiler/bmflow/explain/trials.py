@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
 from bmflow.calibration.collect import Statistics
 from bmflow.calibration.methods import Method
 from bmflow.calibration.patterns import one_sided
+from bmflow.calibration.tune import TuneSettings, tune
 from bmflow.correction.channel_statistics import channel_statistics
 from bmflow.correction.equalize import equalize
 from bmflow.explain.bench import Bench, Network
@@ -30,6 +32,8 @@ from bmflow.tables.calibration import CalibrationTable, Range
 Arrays = dict[str, np.ndarray]
 Samples = Callable[[str], Iterable[Arrays]]
 """Network inputs from the first on; the text says what for."""
+TUNED = 5
+"""Batches that thresholds are tuned on."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def try_remedies(
     """Measure every remedy that could be taken here, in the order of `Remedy`.
 
     Args:
-        method: with which ranges of the equalized network are found, untuned.
+        method: with which ranges of the equalized network are found, tuned as `run_calibration` does by default.
         count: of the samples.
     """
     forms = _other_tables(bench, tallies) | _equalized(bench, method, samples, count) | _with_float_layers(bench, layers)
@@ -112,7 +116,13 @@ def _equalized(bench: Bench, method: Method, samples: Samples, count: int) -> di
     network = Executable(result.module, statistics.exposed, 1)
     for sample in samples("ranges of the equalized network"):
         statistics.add(network.run(sample))
-    table = replace(old, ranges=statistics.ranges(), weight_scales={})
+    ranges = statistics.ranges()
+    if method.is_tuned:
+        batches = list(islice(samples("tune the equalized network"), TUNED))
+        thresholds = {name: row.threshold for name, row in ranges.items()}
+        tuned = tune(result.module, batches, thresholds, statistics.largest(), TuneSettings())
+        ranges = {name: replace(row, threshold=tuned[name]) for name, row in ranges.items()}
+    table = replace(old, ranges=ranges, weight_scales={})
     return {Remedy.EQUALIZE: Form(result.module, replace(bench.options, table=table))}
 
 
