@@ -4,7 +4,7 @@
     FOLDER/annotations/SPLIT.json             COCO instances
     FOLDER/images/SPLIT/SPLIT_000000.jpg      pictures
 
-SPLIT is train, calibration or evaluation. Each picture has random numbers of its own, drawn from (version, seed, split, index):
+SPLIT is train, calibration, evaluation or search. Each picture has random numbers of its own, drawn from (version, seed, split, index):
 splits never share a picture, and a larger count only adds pictures. The same options give the same bytes.
 """
 
@@ -27,10 +27,10 @@ from bmflow.cli import common
 from bmflow.errors import InputError
 
 VERSION = 1  # raise it whenever the same options give other pixels or boxes
-SPLITS = ("train", "calibration", "evaluation")
+SPLITS = ("train", "calibration", "evaluation", "search")
 FIRST_ID = 1_000_000  # picture ids of split k start at (k + 1) * FIRST_ID
 JPEG_QUALITY = 92
-SMALLEST = {"train": 0.05, "calibration": 0.08, "evaluation": 0.08}  # size of a shape; training goes below what is scored
+SMALLEST = {"train": 0.05, "calibration": 0.08, "evaluation": 0.08, "search": 0.08}  # size of a shape; training goes below what is scored
 CLASSES = ("circle", "square", "triangle", "cross", "star", "ring")
 Progress = Callable[[Iterable[int], int, str], Iterable[int]]
 
@@ -44,6 +44,7 @@ class DatasetOptions:
     calibration: int = 100
     evaluation: int = 200
     size: int = 320
+    search: int = 0
 
     def count(self, split: str) -> int:
         """Pictures of a split."""
@@ -111,7 +112,7 @@ def load(folder: str | Path) -> Dataset:
     path = Path(folder) / "dataset.json"
     try:
         found = json.loads(path.read_text())
-        options = DatasetOptions(**{name: int(found[name]) for name in asdict(DatasetOptions())})
+        options = DatasetOptions(**{name: int(found[name]) for name in asdict(DatasetOptions()) if name in found or name != "search"})
         version, digest = int(found["version"]), str(found["digest"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: no example dataset, {path.name} is missing or unreadable ({type(error).__name__}: {error})") from error
@@ -193,7 +194,8 @@ def picture(split: str, index: int, options: DatasetOptions) -> tuple[bytes, dic
 
 
 def _description(options: DatasetOptions) -> dict[str, Any]:
-    return {"generator": "bmflow_components.example_data", "version": VERSION, "jpeg_quality": JPEG_QUALITY, **asdict(options)}
+    known = {name: value for name, value in asdict(options).items() if value or name != "search"}  # a set that came later, and is rare
+    return {"generator": "bmflow_components.example_data", "version": VERSION, "jpeg_quality": JPEG_QUALITY, **known}
 
 
 def _text(value: dict[str, Any]) -> str:
@@ -229,9 +231,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    wanted = DatasetOptions(options.seed, options.train, options.calibration, options.evaluation, options.size)
+    wanted = DatasetOptions(options.seed, options.train, options.calibration, options.evaluation, options.size, options.search)
     made = generate(options.output, wanted, _bar)
-    print(f"{made.folder}: {', '.join(f'{wanted.count(split)} {split}' for split in SPLITS)}; sha256 {made.digest}")
+    counts = (f"{wanted.count(split)} {split}" for split in SPLITS if wanted.count(split) or split != "search")
+    print(f"{made.folder}: {', '.join(counts)}; sha256 {made.digest}")
     return 0
 
 

@@ -257,6 +257,7 @@ def _compile(model: str, detector: str, before: tuple[Node, ...]) -> tuple[Node,
         Node("calibrate", "calibrate", {"mlir": "transform.mlir", "dataset": "dataset.dataset"}),
         Node("qtable", "qtable", {
             "mlir": "transform.mlir", "corrected": "calibrate.corrected", "table": "calibrate.table", "dataset": "dataset.dataset",
+            "detector": "transform.detector",
         }, {}, _CANDIDATE, ("MIXED",)),
         Node("deploy", "deploy", {
             "mlir": "transform.mlir", "corrected": "calibrate.corrected", "reference": "transform.reference", "table": "calibrate.table",

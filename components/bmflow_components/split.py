@@ -4,7 +4,7 @@
     FOLDER/annotations/SET.json      COCO instances
     FOLDER/split.json                the record
 
-SET is train, calibration or evaluation; an empty set is absent.
+SET is train, calibration, evaluation or search (on which tables are chosen); an empty set is absent.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bmflow.errors import InputError
 
 from bmflow_components import documents
 
-SETS = ("train", "calibration", "evaluation")
+SETS = ("train", "calibration", "evaluation", "search")
 FILE = "split.json"
 _SHOWN = 5
 

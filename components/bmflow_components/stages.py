@@ -60,6 +60,7 @@ DATASET = Stage(
         Param("train", 2000, "most pictures to train on; 0 leaves the set out", least=0),
         Param("calibration", 100, "most pictures to calibrate with", least=0, basic=True),
         Param("evaluation", 200, "most pictures to evaluate on", least=0, basic=True),
+        Param("search", 0, "most labelled pictures on which mAP chooses number types, beside calibration and evaluation", least=0),
         Param("seed", 0, "of the split, and of the example's generator", least=0),
         Param("size", 320, "side of the example's pictures in pixels", least=64),
     ),
@@ -153,6 +154,7 @@ QTABLE = Stage(
         _CORRECTED,
         Port("table", Kind.TABLE, "calibration_table", "range of every tensor"),
         _DATASET,
+        _DETECTOR,
     ),
     outputs=(
         Port("qtable", Kind.TABLE, "quantize_table", "number type of each layer that is not INT8"),
@@ -162,6 +164,11 @@ QTABLE = Stage(
     params=(
         _PROCESSOR,
         Param("target", 0.99, "least cosine similarity of the outputs", least=0.0, basic=True),
+        Param("max_cycles", 0.0, "in place of target: the best within so many times the estimated cycles of INT8; 0 for no limit", least=0.0),
+        Param("max_float_cycles", 0.0, "the same, of all in the float type", least=0.0),
+        Param("map_drop", 0.01, "most mAP that a table may lose, where the dataset has a set search: mAP on it then decides", least=0.0),
+        Param("patterns", "yolo,softmax", "known shapes whose layers stay in float: yolo, softmax, first, last; none for none"),
+        Param("asymmetric", False, "search for what is deployed with zero points"),
         Param("input_num", 10, "pictures of the calibration set used", least=1),
         Param("float_type", "auto", "type of the layers that are kept in float", ("auto", "F16", "BF16", "F32")),
         Param("time_budget", 0.0, "seconds of scoring after which nothing more is tried, 0 for no limit", least=0),

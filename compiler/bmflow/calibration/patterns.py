@@ -72,6 +72,12 @@ def patterns_named(names: Iterable[str]) -> list[Pattern]:
     return [pattern for pattern in PATTERNS if pattern.name in wanted]
 
 
+def from_text(text: str) -> tuple[str, ...]:
+    """Names separated by commas; the usual patterns for an empty text, none for `none`."""
+    names = tuple(name for part in text.split(",") if (name := part.strip()))
+    return () if names == ("none",) else names or USUAL
+
+
 def yolo_tail(module: Module) -> list[str]:
     """What follows the head convolutions of a network that has the three pools and the Concat of YOLO; empty for others."""
     types = [op.name.removeprefix("top.") for op in module.layers()]

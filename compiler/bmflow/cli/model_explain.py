@@ -17,7 +17,8 @@ _EXAMPLES = """examples:
   model_explain yolov5n.mlir --calibration_table yolov5n_cali_table --dataset coco2017-val --input_num 8 -o report.html \\
       --csv layers.csv --qtable yolov5n_qtable --worst 5
 
-Prints the worst layers and what to do first, and writes everything to one HTML page. What it advises was tried on the samples. SQNR is signal over error, mean over channels, in dB:
+Prints the worst layers and what to do first, and writes everything to one HTML page. What it advises was tried on the samples.
+SQNR is signal over error, mean over channels, in dB:
 stored (the layer's values on its 8-bit grid), alone (the layer in INT8, all else in float), accumulated (in the 8-bit network); outputs
 are those of the network with the layer alone in INT8, and of the 8-bit network with the layer alone lifted to float,
 or with its readers, too, since these otherwise get its values in 8 bits. The outputs are

@@ -28,11 +28,9 @@ def add_patterns(how: argparse._ArgumentGroup) -> None:
 
 def patterns(given: argparse.Namespace) -> tuple[str, ...]:
     """The patterns asked for."""
-    from bmflow.calibration.patterns import USUAL
+    from bmflow.calibration.patterns import from_text
 
-    if given.no_patterns or given.patterns == "none":
-        return ()
-    return tuple(common.comma_list(given.patterns)) or USUAL
+    return () if given.no_patterns else from_text(given.patterns)
 
 
 def add(parse: argparse.ArgumentParser, samples: str) -> argparse._ArgumentGroup:

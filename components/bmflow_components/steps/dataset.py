@@ -60,7 +60,12 @@ def _take(job: Job, folder: Path) -> dict[str, Any]:
         arrange(source, folder, job)
         return {"kind": "folder"}
     options = example_data.DatasetOptions(
-        job.whole("seed"), job.whole("train"), job.whole("calibration"), job.whole("evaluation"), job.whole("size")
+        job.whole("seed"),
+        job.whole("train"),
+        job.whole("calibration"),
+        job.whole("evaluation"),
+        job.whole("size"),
+        job.whole("search"),
     )
     example_data.generate(folder, options)
     return {"kind": "example", "seed": options.seed, "version": example_data.VERSION}
@@ -81,7 +86,7 @@ def arrange(source: Path, folder: Path, job: Job) -> None:
         )
     wanted = {name: job.whole(name) for name in SETS if job.whole(name)}
     if not wanted:
-        raise InputError("--train, --calibration and --evaluation are all 0; ask for at least one picture")
+        raise InputError("--train, --calibration, --evaluation and --search are all 0; ask for at least one picture")
     if given:
         for name in wanted:
             if name in given:
@@ -94,7 +99,7 @@ def _divide(whole: dict[str, Any], images: Path, folder: Path, wanted: dict[str,
     """Shuffle by a hash of seed and file name, so that a picture keeps its place when others come; evaluation takes first, training last."""
     order = sorted(whole["images"], key=lambda item: hashlib.sha256(f"{seed}:{item['file_name']}".encode()).digest())
     start = 0
-    for name in ("evaluation", "calibration", "train"):
+    for name in ("evaluation", "calibration", "search", "train"):
         count = wanted.get(name, 0)
         part = {**whole, "images": order[start : start + count]}
         start += count

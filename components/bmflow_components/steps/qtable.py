@@ -17,6 +17,7 @@ from bmflow_components.split import Split
 
 if TYPE_CHECKING:
     from bmflow.driver.search import SearchOptions
+    from bmflow.driver.search_map import Labels
 
 
 def run(job: Job) -> Outcome:
@@ -38,16 +39,32 @@ def run(job: Job) -> Outcome:
 
 
 def _options(job: Job) -> SearchOptions:
+    from bmflow.calibration.patterns import from_text
     from bmflow.driver.search import Kind, SearchOptions
 
-    pictures = Split.load(job.input("dataset")).images("calibration")
+    data = Split.load(job.input("dataset"))
     given, corrected = job.input("mlir") / "model.mlir", job.optional("corrected")
     module = corrected / "model.mlir" if corrected else given
-    calibrate = CalibrateOptions(str(module), str(job.scratch / "calibration_table"), str(pictures), chip=job.text("processor"))
+    calibrate = CalibrateOptions(
+        str(module), str(job.scratch / "calibration_table"), str(data.images("calibration")), chip=job.text("processor"),
+        patterns=from_text(job.text("patterns")),
+    )  # fmt: skip
     return SearchOptions(
         calibrate, Kind.PARETO, str(job.scratch / "quantize_table"), str(job.input("table")), str(given), expected_cos=job.real("target"),
         float_type=job.text("float_type"), inference_num=job.whole("input_num"), time_budget=job.real("time_budget"),
+        max_cycles=job.real("max_cycles"), max_float_cycles=job.real("max_float_cycles"), labels=_labels(job, data),
+        asymmetric=job.flag("asymmetric"),
     )  # fmt: skip
+
+
+def _labels(job: Job, data: Split) -> Labels | None:
+    """The set that mAP is measured on to choose a table; it shares no picture with those that calibrate or evaluate."""
+    from bmflow.driver.search_map import Labels
+
+    if "search" not in data.sets:
+        return None
+    detector = str(job.optional("detector") or "")
+    return Labels(str(data.images("search")), str(data.annotations("search")), detector, job.real("map_drop"))
 
 
 def _collect(job: Job, options: SearchOptions, verdict: str) -> Outcome:
@@ -62,5 +79,6 @@ def _collect(job: Job, options: SearchOptions, verdict: str) -> Outcome:
     points = [{**point, "table": point["table"].rpartition("/")[2]} for point in found["points"]]
     documents.write(job.output("pareto"), {**{name: value for name, value in found.items() if name != "schema"}, "points": points})
     best = next(point for point in points if "best" in point["role"])
-    figures = {"float_layers": float(len(rows)), **{name: float(best[name]) for name in ("cycles", "cosine", "sqnr_db")}}
+    known = ("cycles", "cosine", "sqnr_db", *(("map",) if "map" in best else ()))
+    figures = {"float_layers": float(len(rows)), **{name: float(best[name]) for name in known}}
     return Outcome(figures, {"processor": job.text("processor")}, verdict)

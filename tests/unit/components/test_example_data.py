@@ -16,7 +16,7 @@ from bmflow.evaluation import coco
 from bmflow_components import example_scene
 from bmflow_components.example_data import CLASSES, SPLITS, Dataset, DatasetOptions, digest_of, generate, load, main
 
-SMALL = DatasetOptions(seed=5, train=6, calibration=3, evaluation=4, size=160)
+SMALL = DatasetOptions(seed=5, train=6, calibration=3, evaluation=4, size=160, search=2)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_a_larger_count_keeps_the_pictures_and_adds_to_them(dataset: Dataset, tm
 
 
 def test_splits_share_neither_pictures_nor_ids(dataset: Dataset) -> None:
-    assert len(picture_digests(dataset)) == 13
+    assert len(picture_digests(dataset)) == 15
     for key in ("images", "annotations"):
         ids = [item["id"] for split in SPLITS for item in annotations(dataset, split)[key]]
         assert len(ids) == len(set(ids))

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from bmflow.driver.search import Kind
+from bmflow.driver.search_map import Labels
 from bmflow.errors import InputError
 from bmflow.evaluation.detections import Detections
 from bmflow.evaluation.spec import METADATA_KEY, DetectorSpec
-from bmflow_components import contracts, detections
+from bmflow_components import contracts, detections, example_data, split
 from bmflow_components.job import Job
-from bmflow_components.steps import deploy, evaluate, gate, train, transform
+from bmflow_components.steps import deploy, evaluate, gate, qtable, train, transform
 from onnx import TensorProto, helper
 
 SPEC = {
@@ -85,6 +87,28 @@ def test_mixed_needs_a_table(tmp_path: Path) -> None:
     """Before anything is read."""
     with pytest.raises(InputError, match="--quantize MIXED needs --in-qtable"):
         deploy.run(job(tmp_path, "deploy", {"mlir": tmp_path}, quantize="MIXED"))
+
+
+def dataset(folder: Path, **counts: int) -> Path:
+    """Pictures of the example with their record."""
+    made = example_data.generate(folder, example_data.DatasetOptions(train=0, size=64, **counts))
+    split.inspect(made.folder, {}).save(made.folder / split.FILE)
+    return made.folder
+
+
+def test_a_search_of_number_types_takes_its_settings_and_the_pictures_set_aside_for_it(tmp_path: Path) -> None:
+    """mAP decides where the dataset has a set search, which neither calibrates nor evaluates; without one noise does."""
+    data = dataset(tmp_path / "data", calibration=1, evaluation=1, search=1)
+    inputs = {"mlir": tmp_path, "table": tmp_path / "table", "dataset": data, "detector": tmp_path / "detector.json"}
+    work = job(tmp_path, "qtable", inputs, max_cycles=1.25, map_drop=0.02, patterns="none", asymmetric=True, target=0.9)
+    found = qtable._options(work)
+    assert (found.kind, found.max_cycles, found.expected_cos, found.asymmetric) == (Kind.PARETO, 1.25, 0.9, True)
+    assert found.calibrate.patterns == ()
+    assert found.calibrate.dataset == str(data / "images/calibration")
+    files = (str(data / "images/search"), str(data / "annotations/search.json"), str(tmp_path / "detector.json"))
+    assert found.labels == Labels(*files, drop=0.02)
+    plain = qtable._options(job(tmp_path, "qtable", inputs | {"dataset": dataset(tmp_path / "two", calibration=1, evaluation=1)}))
+    assert (plain.labels, plain.max_cycles, plain.calibrate.patterns) == (None, 0.0, ("yolo", "softmax"))
 
 
 @pytest.mark.parametrize(

@@ -79,9 +79,9 @@ def made(tmp_path: Path, **options: Any) -> Split:
 
 def test_one_annotation_file_is_divided_into_sets_that_share_no_picture(tmp_path: Path) -> None:
     """All pictures, each once, with exactly their boxes."""
-    found = made(tmp_path, source=one_file(tmp_path / "src"), train=4, calibration=3, evaluation=3)
+    found = made(tmp_path, source=one_file(tmp_path / "src"), train=3, calibration=3, evaluation=3, search=1)
     names = {name: set(found.set(name).pictures) for name in split.SETS}
-    assert {name: len(files) for name, files in names.items()} == {"train": 4, "calibration": 3, "evaluation": 3}
+    assert {name: len(files) for name, files in names.items()} == {"train": 3, "calibration": 3, "evaluation": 3, "search": 1}
     assert len(set.union(*names.values())) == 10
     for name in split.SETS:
         data = json.loads(found.annotations(name).read_text())
