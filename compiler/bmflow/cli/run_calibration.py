@@ -90,13 +90,15 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     _refuse_later(options)
     from bmflow.driver.calibrate import calibrate
-    from bmflow.driver.correct import Corrections, correct_and_calibrate
+    from bmflow.driver.correct import Corrections, correct_and_calibrate, deploy_line
 
     corrections = Corrections(options.we, options.bc, options.sq, options.smc, options.bc_inference_num)
     if options.search != "False":
         return _search(options, corrections)
     if options.we or options.bc or options.sq or options.smc:
         correct_and_calibrate(_options(options), corrections, common.progress)
+        if line := deploy_line(_options(options), corrections):
+            print(line)
     else:
         calibrate(_options(options), common.progress)
     return 0

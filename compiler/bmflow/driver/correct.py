@@ -1,7 +1,7 @@
 """Corrections before calibration: --we, --bc, --sq, --smc of run_calibration.
 
 The user's files stay as they are: a corrected module and its weights appear beside them, `<stem>_we.mlir`, `<stem>_bc.mlir` or
-`<stem>_we_bc.mlir`, the table is made for that one, and the line that deploys it is printed.
+`<stem>_we_bc.mlir`, the table is made for that one, and `deploy_line` says how to deploy it.
 """
 
 from __future__ import annotations
@@ -67,10 +67,15 @@ def correct_and_calibrate(
         path = f"{stem}{corrections.suffix}.mlir"
         _save(module, path)
         options = replace(options, mlir=path)
-    table = calibrate(options, progress, show)
-    if corrections.suffix:
-        show(f"deploy the corrected module: model_deploy --mlir {options.mlir} --quantize INT8 --calibration_table {options.table} ...")
-    return table
+    return calibrate(options, progress, show)
+
+
+def deploy_line(options: CalibrateOptions, corrections: Corrections) -> str:
+    """What to type to deploy the corrected module; empty when nothing was corrected."""
+    if not corrections.suffix:
+        return ""
+    mlir = f"{Path(options.mlir).with_suffix('')}{corrections.suffix}.mlir"
+    return f"deploy the corrected module: model_deploy --mlir {mlir} --quantize INT8 --calibration_table {options.table} ..."
 
 
 def _equalize(module: Module, entries: Sequence[samples.Entry], bar: Progress) -> Module:

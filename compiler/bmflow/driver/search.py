@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -140,9 +141,20 @@ def search(options: SearchOptions, progress: Progress | None = None, show: Show 
     run = {Kind.PARETO: search_pareto, Kind.QTABLE: _search_qtable, Kind.THRESHOLD: _search_threshold, Kind.MIX: _mix_search}[options.kind]
     missed = run(job, Scorer(evaluator, journal), tables, base)
     show(f"total time:{time.perf_counter() - start:.1f}")
+    show(_deploy_line(job, tables))
     if missed:
         raise BelowBarError(missed)
     show(f"success {options.kind.value}")
+
+
+def _deploy_line(job: Job, tables: Mapping[str, CalibrationTable]) -> str:
+    """What to type to deploy what was found."""
+    options, found = job.options, job.options.calibrate
+    chosen = options.kind is not Kind.THRESHOLD and not job.table and not (options.kind is Kind.PARETO and len(tables) == 1)
+    table = options.calibration_table or (str(Path(found.table).parent / NEW_TABLE) if chosen else found.table)
+    words = ["model_deploy", "--mlir", found.mlir, "--quantize", "INT8", *(["--asymmetric"] if options.asymmetric else [])]
+    words += ["--calibration_table", table, "--quantize_table", options.quantize_table, "--processor", found.chip]
+    return f"deploy it: {shlex.join(words)} ..."
 
 
 def prepare(options: SearchOptions, bar: Progress, show: Show) -> Job:

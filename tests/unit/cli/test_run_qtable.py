@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -328,6 +329,26 @@ def test_run_calibration_search_qtable_writes_the_table_to_deploy_with(folder: P
     assert BAD in PrecisionTable.load("qtable").modes
     rows = [CalibrationTable.load(name).ranges for name in ("new_cali_table.txt", "table_mse_tune", "table_max_tune")]
     assert all(rows[0][name] in (rows[1][name], rows[2][name]) for name in rows[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "table"),
+    [
+        (["--search", "pareto"], "new_cali_table.txt"),
+        (["--search", "pareto", "--quantize_method_list", "max"], "table"),
+        (["--search", "search_threshold"], "table"),
+        (["--search", "pareto", "--bc"], "new_cali_table.txt"),
+    ],
+)
+def test_the_line_that_deploys_what_was_found_works_as_printed(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], table: str
+) -> None:
+    assert calibrate([*CALIBRATE, *arguments, "--expected_cos", "0.1"]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("deploy ")]
+    tool, *words, rest = shlex.split(line.removeprefix("deploy it: "))
+    assert (tool, words[words.index("--calibration_table") + 1], rest) == ("model_deploy", table, "...")
+    assert words[1] == ("net_bc.mlir" if "--bc" in arguments else "net.mlir")
+    assert deploy([*words, "--not_gen_bmodel", "--model", "m.bmodel"]) == 0
 
 
 def test_corrections_come_before_the_search(folder: Path) -> None:
