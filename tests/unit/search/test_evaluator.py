@@ -36,6 +36,18 @@ def test_layers_run_one_by_one_give_what_the_whole_module_gives(case: Case, mode
     np.testing.assert_array_equal(found["last"], _whole(case, candidate, 1))
 
 
+@pytest.mark.parametrize("modes", [{}, {"bad": "F16"}, {"act": "F16", "last": "F32"}], ids=["8", "bad", "act, last"])
+def test_zero_points_and_single_layers_with_them_give_what_the_whole_module_gives(case: Case, modes: dict[str, str]) -> None:
+    for options in (replace(net.OPTIONS, asymmetric=True), net.OPTIONS):
+        table = case.table if options.asymmetric else replace(case.table, asym_ops=("act", "bad"))
+        partial = Evaluator(case.module, options, case.inputs)
+        partial.keep(Candidate(table, {}))
+        lowered = lower(case.module, replace(options, table=table, precision=PrecisionTable(modes)))
+        raw = Executable(lowered, "outputs", 1).run(case.inputs[1])
+        whole = to_real(lowered.outputs[0], raw[layer_name(lowered.outputs[0])])
+        np.testing.assert_array_equal(partial.outputs(Candidate(table, modes), 1)["last"], whole)
+
+
 @pytest.mark.parametrize("kept_bytes", [1 << 20, 8000, 0])
 def test_partial_execution_equals_full_execution_bit_for_bit(case: Case, kept_bytes: int) -> None:
     base = Candidate(case.table, {})
