@@ -65,6 +65,8 @@ def calibrate(options: CalibrateOptions, progress: Progress | None = None, show:
     """
     bar = progress or (lambda items, total, what: items)
     check(options)
+    if Path(_qtable_path(options)).absolute() == Path(options.table).absolute():
+        raise InputError(f"--quantize_table {options.table}: -o is that file; give the table of float layers a name of its own")
     module = load_top(options.mlir)
     entries = sample_entries(options)
     tune_entries = samples.from_list(options.tune_list) if options.tune_list else entries

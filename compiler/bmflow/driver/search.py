@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bmflow import artifacts, target
+from bmflow import __version__, artifacts, target
 from bmflow.calibration import patterns, samples, sweep
 from bmflow.calibration.methods import Method
 from bmflow.driver import calibrate as calibration
@@ -165,6 +165,9 @@ def prepare(options: SearchOptions, bar: Progress, show: Show) -> Job:
     """
     found = options.calibrate
     _check_numbers(options)
+    for option, path in (("the module", found.mlir), ("--calibration_table", found.table or options.calibration_table)):
+        if Path(options.quantize_table).absolute() == Path(path).absolute():
+            raise InputError(f"--quantize_table {options.quantize_table}: {option} is that file; give the quantize table a name of its own")
     calibration.check(replace(found, quantize_table=options.quantize_table, table=found.table or options.quantize_table))
     processor = target.load(found.chip)
     processor.require_codegen()
@@ -334,6 +337,7 @@ def _digest(job: Job, batches: Sequence[Mapping[str, np.ndarray]]) -> str:
     options, digest = job.options, hashlib.sha256()
     files = [path for path in (options.post_process, options.reference) if path]
     parts = (
+        __version__,
         str(job.module),
         job.module.weights_digest(),
         sorted(job.compare.items()),

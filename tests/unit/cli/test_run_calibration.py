@@ -159,6 +159,7 @@ REFUSED = {
     "output folder": ([*BASE[:3], "-o", "absent/table"], "absent/table: cannot write here"),
     "output is a folder": ([*BASE[:3], "-o", "empty"], "empty: cannot write here"),
     "input_num": ([*BASE, "--input_num", "-1"], "--input_num: expected 0 or more"),
+    "one name for both tables": ([*BASE, "--quantize_table", "table"], "--quantize_table table: -o is that file"),
     "bins": ([*BASE, "--histogram_bin_num", "5"], "--histogram_bin_num: expected 128 or more"),
     "processor": ([*BASE, "--processor", "bm1685x"], "did you mean bm1684x"),
     "search": ([*BASE, "--search", "search_qtable"], "--search search_qtable needs --quantize_table"),

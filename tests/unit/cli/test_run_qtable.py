@@ -396,6 +396,7 @@ REFUSED = {
     "loss of mAP": ([*BASE, *LABELS, "--map_drop", "1.5"], "--map_drop 1.5: expected a part"),
     "labels of another search": ([*BASE, *LABELS, "--search", "mix_search"], "only --search pareto scores by mAP"),
     "no samples": ([*BASE[:1], *BASE[3:]], "no samples given"),
+    "the table itself": ([*BASE, "-o", "table"], "--quantize_table table: --calibration_table is that file"),
     "pattern": ([*BASE, "--patterns", "frist"], "--patterns frist: no such pattern; did you mean first?"),
     "bias correction": ([*BASE, "--debug_cmd", "run_bias_correction"], "run run_calibration --bc, and give the corrected .mlir"),
 }
@@ -416,6 +417,7 @@ def test_bad_input_exits_2_with_one_paragraph_and_writes_nothing(folder: Path, c
 CALIBRATION_REFUSED = {
     "no quantize table": ([*CALIBRATE[:7], "--search", "pareto"], "needs --quantize_table"),
     "method": ([*CALIBRATE, "--search", "search_qtable", "--quantize_method_list", "mze"], "did you mean mse"),
+    "one name for both tables": ([*CALIBRATE, "--search", "pareto", "--quantize_table", "table"], "--calibration_table is that file"),
     "kurtosis": ([*CALIBRATE, "--search", "pareto", "--kurtosis_analysis"], "a search does not write it"),
     "fast search": ([*CALIBRATE, "--search", "fast_search"], "not supported; choose from pareto, search_qtable"),
 }
