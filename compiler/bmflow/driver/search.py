@@ -139,7 +139,11 @@ def search(options: SearchOptions, progress: Progress | None = None, show: Show 
     evaluator = _evaluator(job, batches)
     journal = Journal(f"{options.quantize_table}_journal.jsonl", _digest(job, batches))
     run = {Kind.PARETO: search_pareto, Kind.QTABLE: _search_qtable, Kind.THRESHOLD: _search_threshold, Kind.MIX: _mix_search}[options.kind]
-    missed = run(job, Scorer(evaluator, journal), tables, base)
+    try:
+        missed = run(job, Scorer(evaluator, journal), tables, base)
+    except KeyboardInterrupt:
+        show(f"{len(journal.known)} scores are in {journal.path}; the same command goes on from there")
+        raise
     show(f"total time:{time.perf_counter() - start:.1f}")
     show(_deploy_line(job, tables))
     if missed:

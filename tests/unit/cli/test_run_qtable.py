@@ -205,6 +205,7 @@ def test_a_search_stopped_by_a_signal_goes_on_to_the_same_bytes(folder: Path, ca
     command = [sys.executable, "-c", STOP, tool, str(int(number)), *arguments]
     stopped = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert stopped.returncode == code, stopped.stderr
+    assert ("4 scores are in qtable_journal.jsonl; the same command goes on from there" in stopped.stdout) == (number == signal.SIGINT)
     assert not Path("qtable").exists()
     assert Path("qtable_journal.jsonl").read_text().count("\n") == 1 + 4
     capsys.readouterr()
