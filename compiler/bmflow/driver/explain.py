@@ -159,6 +159,7 @@ def _situation(options: ExplainOptions, lowering: LoweringOptions) -> Situation:
     return Situation(
         options.mlir, options.calibration_table, (*source, *(("--input_num", str(count)) if count else ())), max(lowering.table.samples, count),
         method if method in METHODS else "", options.processor, options.asymmetric, bool(lowering.table.asym_ops), options.quantize_table,
+        bool(lowering.table.tune) or method not in METHODS or not Method.named(method).is_tuned,
     )  # fmt: skip
 
 

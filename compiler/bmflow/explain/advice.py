@@ -23,14 +23,17 @@ WHY = {
     Remedy.EQUALIZE: "give every channel its own scale: their ranges lie too far apart for one",
     Remedy.KEEP_LARGEST: "calibrate with method max: thresholds clip values that matter",
     Remedy.PART_ASYMMETRIC: "give the SiLUs zero points: half of their range is unused",
-    Remedy.ASYMMETRIC: "deploy with zero points: half of the range of one-sided layers is unused",
+    Remedy.ASYMMETRIC: "deploy with zero points: ranges then reach from the smallest to the largest value of every layer",
     Remedy.FLOAT: "leave the layers that stay worst in float",
 }
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What the user typed, for the commands: paths, samples (as typed, and `count` for calibration, 0 for all), the table's method."""
+    """What the user typed, for the commands: paths, samples (as typed, and `count` for calibration, 0 for all), the table's method.
+
+    tuned: whether the table's thresholds were tuned, where its method is one that run_calibration tunes.
+    """
 
     mlir: str
     table: str
@@ -41,6 +44,7 @@ class Situation:
     asymmetric: bool
     part_asymmetric: bool
     quantize_table: str = ""
+    tuned: bool = True
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,7 @@ def _commands(remedy: Remedy, situation: Situation, layers: int) -> tuple[str, .
 def _calibrate(mlir: str, table: str, situation: Situation, method: str, *more: str) -> str:
     kept = ["--part_asymmetric"] if situation.part_asymmetric and "--part_asymmetric" not in more else []
     chosen = ["--cali_method", method] if method else []
+    chosen += [] if situation.tuned or method != situation.method else ["--tune_num", "0"]
     source, count = situation.samples[:2], ["--input_num", str(situation.count)] if situation.count else []
     return _line("run_calibration", mlir, *source, *count, *chosen, *more, *kept, "-o", table)
 

@@ -32,8 +32,6 @@ from bmflow.tables.calibration import CalibrationTable, Range
 Arrays = dict[str, np.ndarray]
 Samples = Callable[[str], Iterable[Arrays]]
 """Network inputs from the first on; the text says what for."""
-TUNED = 5
-"""Batches that thresholds are tuned on."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def try_remedies(
     """Measure every remedy that could be taken here, in the order of `Remedy`.
 
     Args:
-        method: with which ranges of the equalized network are found, tuned as `run_calibration` does by default.
+        method: with which ranges of the equalized network are found; they are tuned when those of the table are.
         count: of the samples.
     """
     forms = _other_tables(bench, tallies) | _equalized(bench, method, samples, count) | _with_float_layers(bench, layers)
@@ -117,8 +115,8 @@ def _equalized(bench: Bench, method: Method, samples: Samples, count: int) -> di
     for sample in samples("ranges of the equalized network"):
         statistics.add(network.run(sample))
     ranges = statistics.ranges()
-    if method.is_tuned:
-        batches = list(islice(samples("tune the equalized network"), TUNED))
+    if method.is_tuned and old.tune:
+        batches = list(islice(samples("tune the equalized network"), old.tune))
         thresholds = {name: row.threshold for name, row in ranges.items()}
         tuned = tune(result.module, batches, thresholds, statistics.largest(), TuneSettings())
         ranges = {name: replace(row, threshold=tuned[name]) for name, row in ranges.items()}

@@ -99,6 +99,12 @@ def test_spread_is_answered_by_equalization_with_the_command_to_type(spread: Exa
     )
 
 
+def test_commands_leave_out_tuning_where_the_table_had_none(spread: Examined) -> None:
+    untuned = advise(spread.network, spread.trials(), replace(HERE, tuned=False))
+    [equalize] = [step for step in untuned.steps if step.trial.remedy is Remedy.EQUALIZE]
+    assert "--cali_method kl --tune_num 0 --we" in equalize.commands[0]
+
+
 def test_a_network_close_to_float_is_left_alone(spread: Examined) -> None:
     advice = advise(replace(spread.network, noise=1e-5), spread.trials(), HERE)
     assert advice.steps == ()
