@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 GOOD = 1e-4
 """Noise of the outputs (40 dB) below which there is nothing to do."""
+QTABLE = "shape_pattern_qtable"
+"""What run_calibration writes beside a calibration table."""
 GAIN = 0.05
 """Part of the noise of the outputs that a remedy must take away to be named."""
 WHY = {
@@ -24,6 +26,7 @@ WHY = {
     Remedy.KEEP_LARGEST: "calibrate with method max: thresholds clip values that matter",
     Remedy.PART_ASYMMETRIC: "give the SiLUs zero points: half of their range is unused",
     Remedy.ASYMMETRIC: "deploy with zero points: ranges then reach from the smallest to the largest value of every layer",
+    Remedy.PATTERN: "leave in float what is better so in networks of this shape",
     Remedy.FLOAT: "leave the layers that stay worst in float",
 }
 
@@ -102,6 +105,8 @@ def _commands(remedy: Remedy, situation: Situation, layers: int) -> tuple[str, .
         qtable = f"{Path(table)}_qtable"
         explain = _explain(mlir, table, situation, "--qtable", qtable, "--worst", str(layers))
         return (explain, _deploy(mlir, table, situation, "--quantize_table", qtable))
+    if remedy is Remedy.PATTERN:
+        return (_deploy(mlir, table, situation, "--quantize_table", str(Path(table).parent / QTABLE)),)
     if remedy is Remedy.ASYMMETRIC:
         return (_deploy(mlir, table, situation, "--asymmetric"),)
     if remedy is Remedy.KEEP_LARGEST:

@@ -67,7 +67,8 @@ class Remedy(Enum):
     KEEP_LARGEST = "run_calibration --cali_method max"
     PART_ASYMMETRIC = "run_calibration --part_asymmetric"
     ASYMMETRIC = "model_deploy --asymmetric"
-    FLOAT = "quantize table"
+    PATTERN = "model_deploy --quantize_table shape_pattern_qtable"
+    FLOAT = "the worst layers in float"
     NONE = "nothing"
 
 

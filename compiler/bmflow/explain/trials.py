@@ -14,7 +14,7 @@ import numpy as np
 
 from bmflow.calibration.collect import Statistics
 from bmflow.calibration.methods import Method
-from bmflow.calibration.patterns import one_sided
+from bmflow.calibration.patterns import one_sided, pattern_table
 from bmflow.calibration.tune import TuneSettings, tune
 from bmflow.correction.channel_statistics import channel_statistics
 from bmflow.correction.equalize import equalize
@@ -61,7 +61,8 @@ def try_remedies(
         method: with which ranges of the equalized network are found; they are tuned when those of the table are.
         count: of the samples.
     """
-    forms = _other_tables(bench, tallies) | _equalized(bench, method, samples, count) | _with_float_layers(bench, layers)
+    forms = _other_tables(bench, tallies) | _equalized(bench, method, samples, count)
+    forms |= _with_pattern_layers(bench) | _with_float_layers(bench, layers)
     outputs = list(dict.fromkeys(bench.module.output_names))
     floats = Executable(bench.module, outputs, 1)
     networks = {remedy: Network(lower(form.module, form.options), outputs) for remedy, form in forms.items()}
@@ -122,6 +123,14 @@ def _equalized(bench: Bench, method: Method, samples: Samples, count: int) -> di
         ranges = {name: replace(row, threshold=tuned[name]) for name, row in ranges.items()}
     table = replace(old, ranges=ranges, weight_scales={})
     return {Remedy.EQUALIZE: Form(result.module, replace(bench.options, table=table))}
+
+
+def _with_pattern_layers(bench: Bench) -> dict[Remedy, Form]:
+    """The float layers known for the shape of the network, where no table of float layers was given."""
+    table = pattern_table(bench.module, bench.options.target.name)
+    if bench.options.precision or not table.modes:
+        return {}
+    return {Remedy.PATTERN: Form(bench.module, replace(bench.options, precision=table), len(table.modes))}
 
 
 def _with_float_layers(bench: Bench, layers: Sequence[LayerReport]) -> dict[Remedy, Form]:

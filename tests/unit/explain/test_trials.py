@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from bmflow.correction.channel_statistics import channel_statistics
 from bmflow.correction.equalize import equalize
-from bmflow.dialects.top.elementwise import TopSiLUOp
+from bmflow.dialects.top.elementwise import TopSiLUOp, TopSoftmaxOp
+from bmflow.explain.advice import Situation, advise
 from bmflow.explain.diagnose import Remedy
 from bmflow.explain.trials import Trial
 from bmflow.ir.module import Module
 from bmflow.kernels import Executable, to_real
 from bmflow.passes.lowering import LoweringOptions, lower
+from bmflow.tables.precision import PrecisionTable
 from patients import Arrays, Examined, Net, examine, mixing, ranges, samples
 
 
@@ -67,6 +69,22 @@ def test_float_layers_are_measured_with_those_that_go_along(rng: np.random.Gener
     trial = by_remedy(found)[Remedy.FLOAT]
     assert 1 <= trial.layers <= 3
     assert trial.after.noise < found.network.noise / 2
+
+
+def test_the_float_layers_known_for_the_shape_are_tried_unless_others_are_given(rng: np.random.Generator) -> None:
+    net, inputs = Net(), samples(rng)
+    logits = net.conv("logits", net.x, mixing(rng, 100) * 2)
+    module = net.finish(net.builder.append(TopSoftmaxOp.make("soft", [logits], logits.type, {"axis": 1})).results[0])
+    table = ranges(module, inputs)
+    found = examine(module, inputs, table)
+    after = by_remedy(found)[Remedy.PATTERN].after.noise
+    options = replace(found.bench.options, precision=PrecisionTable({"soft": "F16"}))
+    assert after == pytest.approx(noise(module, module, options, inputs))
+    assert after < found.network.noise / 4
+    assert Remedy.PATTERN not in by_remedy(examine(module, inputs, table, qtable="logits:F16"))
+    advice = advise(found.network, found.trials(), Situation("n.mlir", "out/t", ("--dataset", "d"), 2, "max", "bm1684x", False, False))
+    assert any(command.endswith("--quantize_table out/shape_pattern_qtable --processor bm1684x --model n_int8.bmodel")
+               for step in advice.steps for command in step.commands)  # fmt: skip
 
 
 def test_clipping_that_the_outputs_do_not_see_asks_for_nothing(rng: np.random.Generator) -> None:
