@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from bmflow import target
@@ -83,3 +84,16 @@ def flat_cost(module: Module) -> Cost:
 
     layers: Mapping[str, int] = {op.layer_name: cycles(op) for op in module.layers() if op.name != "top.Input"}
     return Cost(sum(layers.values()), 10 * len(layers), layers)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Everything a search is given."""
+
+    module: Module
+    inputs: list[dict[str, np.ndarray]]
+    table: CalibrationTable
+
+    def scorer(self, path: str = "", digest: str = "") -> Scorer:
+        """A fresh scorer."""
+        return scorer(self.module, self.inputs, path, digest)

@@ -16,7 +16,7 @@ from bmflow.passes.lowering import lower
 from bmflow.search.evaluator import Evaluator
 from bmflow.search.plan import Candidate
 from bmflow.tables.precision import PrecisionTable
-from conftest import Case
+from search_net import Case
 
 NAMES = ["first", "act", "bad", "sum", "last"]
 

@@ -20,7 +20,7 @@ from bmflow.search.scores import Score
 from bmflow.search.sensitivity import alone, noise_model
 from bmflow.search.thresholds import choose_thresholds
 from bmflow.search.unit import units
-from conftest import Case
+from search_net import Case
 
 BAR = Bar(sqnr=25)
 
