@@ -64,6 +64,8 @@ def _run(options: argparse.Namespace) -> int:
         raise InputError(f"--debug_cmd {options.debug_cmd}: not supported here; {advice}")
     if options.loss_table and options.search == "pareto":
         raise InputError("--loss_table: pareto writes its figures to the quantize table and <table>_pareto.json; leave the option out")
+    if options.input_num < 1:
+        raise InputError(f"--input_num: expected 1 or more, found {options.input_num}")
     options.inference_num = options.inference_num if options.inference_num is not None else options.input_num
     calibrate = CalibrateOptions(
         options.mlir_file, "", options.dataset, options.data_list, chip=options.processor,

@@ -385,6 +385,7 @@ REFUSED = {
     "no post process": ([*BASE, "--post_process", "empty.py"], "expected a function PostProcess"),
     "cosine": ([*BASE, "--expected_cos", "1.5"], "--expected_cos 1.5: expected a cosine"),
     "samples": ([*BASE[:-2], "--calibration_table", "table", "--inference_num", "0"], "--inference_num: expected 1 or more"),
+    "scored on nothing": ([*BASE, "--input_num", "0"], "--input_num: expected 1 or more, found 0"),
     "loss table": ([*BASE, "--loss_table", "x"], "pareto writes its figures"),
     "folder": ([*BASE, "-o", "absent/qtable"], "absent/qtable: cannot write here"),
     "processor": ([*BASE, "--chip", "bm1685x"], "did you mean bm1684x"),
