@@ -60,7 +60,7 @@ class _Equalizer:
     """Chooses the scale of every class of channels, then rewrites weights and activations."""
 
     def __init__(self, module: Module, statistics: Mapping[str, ChannelStatistics]) -> None:
-        self.module, self.statistics = module, statistics
+        self.module, self.statistics = module, {name: found.with_room() for name, found in statistics.items()}
         self.graph = ChannelGraph(module)
         self.convs = [op for op in module.layers() if isinstance(op, TopConvOp) and isinstance(op.filter.owner, TopWeightOp)]
         self.activations = [op for op in module.layers() if type(op) in ACTIVATIONS and is_argument(op.operands[0])]

@@ -13,6 +13,7 @@ from typing import Any
 from bmflow import artifacts
 from bmflow.calibration import histograms, kurtosis, patterns, samples, sweep
 from bmflow.calibration.collect import Statistics
+from bmflow.calibration.equalized import ranges_of_weights
 from bmflow.calibration.methods import Method
 from bmflow.calibration.tune import TuneSettings, tune
 from bmflow.errors import InputError, nearest_names
@@ -161,13 +162,13 @@ def tuned(
     bar: Progress,
     show: Callable[[str], None],
 ) -> Mapping[str, Range]:
-    """Ranges of the statistics, their thresholds tuned on the first `count` batches."""
+    """Ranges of the statistics, thresholds tuned on the first `count` batches; those that follow from equalization are not looked for."""
     ranges = statistics.ranges()
     if not count:
-        return ranges
+        return ranges_of_weights(module, ranges)
     start = time.perf_counter()
     batches = sweep.first_batches(loader, count, options.threads)
     thresholds = {name: found.threshold for name, found in ranges.items()}
     found_thresholds = tune(module, batches, thresholds, statistics.largest(), options.tune, lambda ops, total: bar(ops, total, "tune op"))
     show(f"auto tune end, run time:{time.perf_counter() - start}")
-    return {name: replace(found, threshold=found_thresholds[name]) for name, found in ranges.items()}
+    return ranges_of_weights(module, {name: replace(found, threshold=found_thresholds[name]) for name, found in ranges.items()})
