@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--kurtosis_analysis", action="store_true", help="also write kurtosis_analysis: which layers have outliers")
     better = parse.add_argument_group("corrections (the .mlir stays as it is; a corrected one appears beside it)")
     better.add_argument("--we", action="store_true", help="weight equalization: every channel gets its own scale, through SiLU too")
+    better.add_argument("--gptq", action="store_true", help="filters are rounded so that errors of weights cancel on the samples (GPTQ)")
     better.add_argument("--bc", action="store_true", help="bias correction: mean 8-bit errors are taken out of the biases")
     better.add_argument("--bc_inference_num", type=int, default=30, help="samples for bias correction (default 30)")
     better.add_argument("--sq", action="store_true", help="SmoothQuant, for LayerNorm in front of MatMul")
@@ -92,7 +93,7 @@ def _run(options: argparse.Namespace) -> int:
     from bmflow.driver.calibrate import calibrate
     from bmflow.driver.correct import Corrections, correct_and_calibrate, deploy_line
 
-    corrections = Corrections(options.we, options.bc, options.sq, options.smc, options.bc_inference_num)
+    corrections = Corrections(options.we, options.bc, options.sq, options.smc, options.bc_inference_num, options.gptq)
     if options.search != "False":
         return _search(options, corrections)
     if options.we or options.bc or options.sq or options.smc:

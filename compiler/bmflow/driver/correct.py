@@ -1,4 +1,4 @@
-"""Corrections before calibration: --we, --bc, --sq, --smc of run_calibration.
+"""Corrections before calibration: --we, --gptq, --bc, --sq, --smc of run_calibration.
 
 The user's files stay as they are: a corrected module and its weights appear beside them, `<stem>_we.mlir`, `<stem>_bc.mlir` or
 `<stem>_we_bc.mlir`, the table is made for that one, and `deploy_line` says how to deploy it.
@@ -19,6 +19,7 @@ from bmflow.calibration import samples
 from bmflow.correction.bias import bias_errors, correct_biases
 from bmflow.correction.channel_statistics import channel_statistics
 from bmflow.correction.equalize import equalize
+from bmflow.correction.gptq import round_filters
 from bmflow.driver.calibrate import CalibrateOptions, Progress, calibrate, load_top, sample_entries
 from bmflow.errors import InputError
 from bmflow.ir.module import Module
@@ -31,18 +32,19 @@ BIAS_SAMPLES = 30
 
 @dataclass(frozen=True)
 class Corrections:
-    """Which corrections to make; `bias_samples` are averaged over for the biases."""
+    """Which corrections to make; `bias_samples` are averaged over for the biases. `rounding`: filters by GPTQ."""
 
     equalize: bool = False
     bias: bool = False
     smooth: bool = False
     softmax: bool = False
     bias_samples: int = BIAS_SAMPLES
+    rounding: bool = False
 
     @property
     def suffix(self) -> str:
         """What the names of the corrected files end in."""
-        return "".join(f"_{name}" for name, wanted in (("we", self.equalize), ("bc", self.bias)) if wanted)
+        return "".join(f"_{name}" for name, wanted in (("we", self.equalize), ("gptq", self.rounding), ("bc", self.bias)) if wanted)
 
 
 def correct_and_calibrate(
@@ -60,6 +62,11 @@ def correct_and_calibrate(
     if corrections.equalize:
         path = f"{stem}_we.mlir"
         module = _equalize(module, entries, bar)
+        _save(module, path)
+        options = replace(options, mlir=path)
+    if corrections.rounding:
+        path = f"{stem}{replace(corrections, bias=False).suffix}.mlir"
+        module = round_filters(module, _inputs(module, entries, bar, "what filters read"), options.threads)
         _save(module, path)
         options = replace(options, mlir=path)
     if corrections.bias:
