@@ -78,7 +78,7 @@ class ChannelGraph:
                 self._fix(result)
             case TopAddOp() if len(operands) == len(op.operands) and not clamps_above(op) and _same_shapes(op):
                 self._tie(result, operands)
-            case TopConcatOp() if op["axis"] == 1 and not clamps_above(op):
+            case TopConcatOp() if op["axis"] == 1 and len(shape_of(result)) == 4 and not clamps_above(op):
                 self._join(result, operands)
             case _ if isinstance(op, _KEEPERS) and not clamps_above(op):
                 self._tie(result, operands)

@@ -160,3 +160,14 @@ def test_inputs_and_what_feeds_a_reshape_keep_their_scale(module: Module) -> Non
     graph = ChannelGraph(module)
     values = {op.layer_name: op.results[0] for op in module.layers()}
     assert all(graph.fixed(values[name]).all() for name in ("x", "head", "scores"))
+
+
+def test_a_concat_without_channels_stays_out_of_it(rng: np.random.Generator, sample: dict[str, np.ndarray]) -> None:
+    """Boxes of two heads, reshaped to (1, boxes, 4) and put behind each other, as SSD detectors give them."""
+    net = Net(rng)
+    a = net.silu("a", net.conv("a_conv", net.builder.input("x", (1, 3, 6, 6)), 8, 3, WIDE))
+    heads = [net.op(TopReshapeOp, f"flat{i}", [net.conv(f"head{i}", a, 8)], (1, 72, 4)) for i in range(2)]
+    module = net.builder.finish([net.op(TopConcatOp, "boxes", heads, (1, 144, 4), axis=1)])
+    after = equalize(module, statistics(top_numpy.run(module, sample))).module
+    expected = top_numpy.run(module, sample)["boxes"]
+    np.testing.assert_allclose(top_numpy.run(after, sample)["boxes"], expected, rtol=2e-4, atol=2e-4 * np.abs(expected).max())
