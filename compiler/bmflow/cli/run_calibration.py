@@ -96,7 +96,7 @@ def _run(options: argparse.Namespace) -> int:
     corrections = Corrections(options.we, options.bc, options.sq, options.smc, options.bc_inference_num, options.gptq)
     if options.search != "False":
         return _search(options, corrections)
-    if options.we or options.bc or options.sq or options.smc:
+    if options.we or options.gptq or options.bc or options.sq or options.smc:
         correct_and_calibrate(_options(options), corrections, common.progress)
         if line := deploy_line(_options(options), corrections):
             print(line)

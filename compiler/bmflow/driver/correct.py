@@ -1,7 +1,7 @@
 """Corrections before calibration: --we, --gptq, --bc, --sq, --smc of run_calibration.
 
-The user's files stay as they are: a corrected module and its weights appear beside them, `<stem>_we.mlir`, `<stem>_bc.mlir` or
-`<stem>_we_bc.mlir`, the table is made for that one, and `deploy_line` says how to deploy it.
+The user's files stay as they are: a corrected module and its weights appear beside them, `<stem>_we.mlir`, `<stem>_gptq.mlir`,
+`<stem>_bc.mlir` or several in this order, `<stem>_we_gptq_bc.mlir`, the table is made for that one, and `deploy_line` says how to deploy it.
 """
 
 from __future__ import annotations

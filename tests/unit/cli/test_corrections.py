@@ -21,29 +21,44 @@ from onnx import TensorProto, helper, numpy_helper
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> Path:
-    """net.mlir, conv - SiLU - depthwise - SiLU - conv, whose channels lie 300 times apart, and eight pictures."""
-    monkeypatch.chdir(tmp_path)
+    """A network whose channels lie 300 times apart, and eight pictures of noise."""
     gains = np.geomspace(0.1, 30, 16).astype(np.float32)
     weights = {
         "w1": rng.normal(size=(16, 3, 3, 3)) * gains[:, None, None, None], "w2": rng.normal(size=(16, 1, 3, 3)),
         "w3": rng.normal(size=(6, 16, 1, 1)) / gains[None, :, None, None],
     }  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    return prepared(tmp_path, weights, [rng.integers(0, 256, (16, 16, 3)) for _ in range(8)])
+
+
+@pytest.fixture
+def smooth_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> Path:
+    """A network whose filters have a few large weights, so that steps are wide, and eight pictures whose neighbours are alike."""
+    shapes = {"w1": (16, 3, 5, 5), "w2": (16, 1, 3, 3), "w3": (6, 16, 5, 5)}
+    weights = {name: rng.normal(size=shape) ** 3 for name, shape in shapes.items()}
+    monkeypatch.chdir(tmp_path)
+    pictures = [cv2.resize(rng.integers(0, 256, (3, 3, 3)).astype(np.uint8), (16, 16), interpolation=cv2.INTER_LINEAR) for _ in range(8)]
+    return prepared(tmp_path, weights, pictures)
+
+
+def prepared(folder: Path, weights: dict[str, np.ndarray], pictures: list[np.ndarray]) -> Path:
+    """Write net.mlir, conv - SiLU - depthwise - SiLU - conv, and the pictures."""
     nodes = [
-        helper.make_node("Conv", ["x", "w1"], ["c1"], pads=[1, 1, 1, 1]), helper.make_node("Sigmoid", ["c1"], ["s1"]),
+        helper.make_node("Conv", ["x", "w1"], ["c1"], auto_pad="SAME_UPPER"), helper.make_node("Sigmoid", ["c1"], ["s1"]),
         helper.make_node("Mul", ["c1", "s1"], ["a1"]),
         helper.make_node("Conv", ["a1", "w2"], ["c2"], pads=[1, 1, 1, 1], group=16), helper.make_node("Sigmoid", ["c2"], ["s2"]),
-        helper.make_node("Mul", ["c2", "s2"], ["a2"]), helper.make_node("Conv", ["a2", "w3"], ["y"]),
+        helper.make_node("Mul", ["c2", "s2"], ["a2"]), helper.make_node("Conv", ["a2", "w3"], ["y"], auto_pad="SAME_UPPER"),
     ]  # fmt: skip
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, c, 16, 16]) for name, c in (("x", 3), ("y", 6)))
     initializers = [numpy_helper.from_array(np.float32(array), name) for name, array in weights.items()]
     graph = helper.make_graph(nodes, "net", [x], [y], initializers)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), "net.onnx")
     Path("data").mkdir()
-    for i in range(8):
-        cv2.imwrite(f"data/{i}.png", rng.integers(0, 256, (16, 16, 3)).astype(np.uint8))
+    for i, picture in enumerate(pictures):
+        cv2.imwrite(f"data/{i}.png", picture.astype(np.uint8))
     arguments = ["--model_name", "net", "--model_def", "net.onnx", "--mlir", "net.mlir", "--scale", "0.004,0.004,0.004"]
     assert transform([*arguments, "--test_input", "data/0.png", "--test_result", "top.npz"]) == 0
-    return tmp_path
+    return folder
 
 
 def error(mlir: str, *options: str) -> float:
@@ -63,17 +78,46 @@ def test_equalization_loses_a_tenth_of_what_plain_int8_loses(folder: Path) -> No
     assert error("net_we.mlir", "--we") < error("net.mlir") / 10
 
 
-def test_the_users_files_stay_as_they_are(folder: Path) -> None:
+def test_filters_rounded_together_lose_less_alone_and_behind_equalization(smooth_folder: Path) -> None:
+    assert error("net_gptq.mlir", "--gptq") < 0.85 * error("net.mlir")
+    assert error("net_we_gptq.mlir", "--we", "--gptq") < 0.85 * error("net_we.mlir", "--we")
+
+
+def test_a_table_for_rounded_filters_is_the_same_every_time(smooth_folder: Path) -> None:
+    for table in ("first", "second"):
+        assert calibrate(["net.mlir", "--dataset", "data", "--cali_method", "max", "-o", table, "--gptq"]) == 0
+        Path("net_gptq.mlir").rename(f"{table}.mlir")
+    assert Path("first.mlir").read_bytes() == Path("second.mlir").read_bytes()
+    assert CalibrationTable.load("first").ranges == CalibrationTable.load("second").ranges
+    assert CalibrationTable.load("first").weights == CalibrationTable.load("second").weights
+
+
+@pytest.mark.parametrize(
+    ("corrections", "written"),
+    [
+        (["--we", "--bc", "--bc_inference_num", "4"], {"net_we.mlir", "net_we_bc.mlir"}),
+        (["--gptq"], {"net_gptq.mlir"}),
+        (["--we", "--gptq"], {"net_we.mlir", "net_we_gptq.mlir"}),
+        (["--we", "--gptq", "--bc"], {"net_we.mlir", "net_we_gptq.mlir", "net_we_gptq_bc.mlir"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_the_users_files_stay_as_they_are(folder: Path, corrections: list[str], written: set[str]) -> None:
     before = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.is_file()}
-    assert calibrate(["net.mlir", "--dataset", "data", "-o", "table", "--we", "--bc", "--bc_inference_num", "4"]) == 0
+    assert calibrate(["net.mlir", "--dataset", "data", "-o", "table", *corrections]) == 0
     after = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in before}
     assert after == before
-    assert {"net_we.mlir", "net_we_bc.mlir", "table"} <= {path.name for path in folder.iterdir()}
+    new = {path.name for path in folder.iterdir()} - set(before)
+    assert {name for name in new if name.endswith(".mlir")} == written
+    assert "table" in new
 
 
-def test_the_line_that_deploys_is_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert calibrate(["net.mlir", "--dataset", "data", "-o", "table", "--bc"]) == 0
-    assert "model_deploy --mlir net_bc.mlir --quantize INT8 --calibration_table table" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("corrections", "mlir"), [(["--bc"], "net_bc.mlir"), (["--gptq"], "net_gptq.mlir"), (["--we", "--gptq"], "net_we_gptq.mlir")]
+)
+def test_the_line_that_deploys_is_printed(folder: Path, corrections: list[str], mlir: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert calibrate(["net.mlir", "--dataset", "data", "-o", "table", *corrections]) == 0
+    assert f"model_deploy --mlir {mlir} --quantize INT8 --calibration_table table" in capsys.readouterr().out
 
 
 def test_a_table_knows_the_weights_it_was_made_for(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
