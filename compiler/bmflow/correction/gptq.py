@@ -22,6 +22,7 @@ from bmflow.ir.module import Module
 from bmflow.ir.structure import TopWeightOp
 from bmflow.ir.types import DType, is_none, shape_of
 from bmflow.kernels import Executable
+from bmflow.passes.lowering.conv import quantize_filter
 
 Reals = NDArray[np.float64]
 PLACES = 400
@@ -29,14 +30,18 @@ PLACES = 400
 DAMPING = 0.01
 """Added to the diagonal of the covariance, as a share of its mean: some inputs hardly vary, or always do so together."""
 LARGEST = 127
+LAST_BITS = 2.0**-21
+"""What float32 may add to a weight on the grid, relative to it."""
 BLOCK = 64
 
 
 def round_filters(module: Module, samples: Iterable[Mapping[str, np.ndarray]], threads: int = 2, seed: int = 0) -> Module:
     """A copy of a top module whose filters are integers times the largest weight of their output channel / 127.
 
-    Lowering to 8 bits finds those integers again. `samples`: network inputs by name, at least one; the same samples and seed choose the
-    same places.
+    Lowering to 8 bits finds those integers again. Filters in which it rounds nothing stay as they are.
+
+    Args:
+        samples: network inputs by name, at least one; the same samples and seed choose the same places.
     """
     convs = [
         op
@@ -85,7 +90,10 @@ def round_rows(weights: Reals, covariance: Reals) -> Reals:
 
 
 class _Inputs:
-    """What a convolution reads, per group: sums and sums of products of its k inputs at some places."""
+    """What a convolution reads, per group: sums and sums of products of its k inputs at some places.
+
+    Counted from the values at one of the places, so that inputs that hardly vary lose nothing to rounding.
+    """
 
     def __init__(self, op: TopConvOp) -> None:
         self.source, self.group = layer_name(op.input), _integer(op, "group")
@@ -94,6 +102,7 @@ class _Inputs:
         self.pads, self.strides, self.dilations = op.ints("pads"), op.ints("strides"), op.ints("dilations") or [1, 1]
         self.rows, self.columns = shape_of(op.output)[2:]
         self.count, self.total, self.products = 0, np.zeros((self.group, size)), np.zeros((self.group, size, size))
+        self.origin: NDArray[np.float32] | None = None
 
     def add(self, x: np.ndarray, generator: np.random.Generator) -> None:
         """Take one sample (n, c, h, w) into account."""
@@ -105,14 +114,18 @@ class _Inputs:
         columns = column[:, None] * self.strides[1] + np.arange(self.width) * self.dilations[1]
         patches = padded[sample[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (places, kh, kw, c)
         by_group = patches.transpose(3, 1, 2, 0).reshape(self.group, -1, len(picked))
+        if self.origin is None:
+            self.origin = by_group[:, :, len(picked) // 2, None].copy()
+        by_group = by_group - self.origin
         self.count += len(picked)
         self.total += by_group.sum(2, dtype=np.float64)
         self.products += by_group @ by_group.transpose(0, 2, 1)
 
     def moments(self) -> tuple[Reals, Reals]:
         """Mean (group, k) and covariance (group, k, k)."""
+        assert self.origin is not None, "no sample was added"
         mean = self.total / self.count
-        return mean, self.products / self.count - mean[:, :, None] * mean[:, None, :]
+        return self.origin[:, :, 0] + mean, self.products / self.count - mean[:, :, None] * mean[:, None, :]
 
 
 def _gather(
@@ -128,16 +141,22 @@ def _gather(
 
 
 def _rewrite(module: Module, op: TopConvOp, inputs: _Inputs) -> None:
+    if _is_exact(module.weight(op.filter), not is_none(op.bias)):
+        return
     weights = module.weight(op.filter).astype(np.float64)
     rows = weights.reshape(inputs.group, len(weights) // inputs.group, -1)
     means, covariances = inputs.moments()
     rounded = np.stack([round_rows(part, covariance) for part, covariance in zip(rows, covariances, strict=True)])
-    if np.array_equal(rounded, rows):
-        return
     bias = np.zeros(len(weights)) if is_none(op.bias) else module.weight(op.bias).astype(np.float64).reshape(-1)
     bias += np.einsum("gok,gk->go", rows - rounded, means).reshape(-1)
     op.operands[1] = module.new_weight(f"{op.layer_name}_rounded_filter", rounded.reshape(weights.shape).astype(np.float32), DType.F32, op)
     op.operands[2] = module.new_weight(f"{op.layer_name}_rounded_bias", bias.astype(np.float32), DType.F32, op)
+
+
+def _is_exact(weights: np.ndarray, has_bias: bool) -> bool:
+    """Whether lowering rounds nothing in a float32 filter but its last bits."""
+    found = quantize_filter(weights, has_bias)
+    return np.allclose(found.integers * found.scales.reshape(-1, *[1] * (weights.ndim - 1)), weights, rtol=LAST_BITS, atol=0)
 
 
 def _integer(op: TopConvOp, name: str) -> int:
