@@ -37,7 +37,7 @@ def ranges_of_weights(module: Module, ranges: Mapping[str, Range]) -> dict[str, 
             known[op.layer_name] = _result(module, op)
         elif isinstance(op, TopMaxPoolOp | TopUpsampleOp) and sources and sources[0]:
             known[op.layer_name] = sources[0]
-        elif isinstance(op, TopConcatOp) and sources and all(sources):
+        elif isinstance(op, TopConcatOp) and len(sources) == len(op.operands) and all(sources):
             known[op.layer_name] = _range([source.low for source in sources if source], [source.high for source in sources if source])
     return {name: known.get(name, found) for name, found in ranges.items()}
 
