@@ -127,7 +127,7 @@ CALIBRATE = Stage(
     inputs=(_MLIR, _DATASET),
     outputs=(
         Port("table", Kind.TABLE, "calibration_table", "range of every tensor"),
-        Port("corrected", Kind.MLIR, "corrected", "the module that the table is for: corrected by we and bc, else as given", folder=True),
+        Port("corrected", Kind.MLIR, "corrected", "the module that the table is for: corrected by we, gptq and bc, else as given", folder=True),
         Port("histograms", Kind.RECORD, "histograms.json", "absolute values of every tensor, counted, beside its threshold"),
         Port("patterns", Kind.TABLE, "shape_pattern_qtable", "layers that patterns of the network keep in float; for use in quantize_table"),
     ),
@@ -137,6 +137,7 @@ CALIBRATE = Stage(
         Param("tune_num", 5, "batches that ranges are tuned on, 0 for none", least=0),
         Param("bins", 2048, "bins of a histogram", least=128),
         Param("we", False, "weight equalization: every channel gets a scale of its own, through SiLU too", basic=True),
+        Param("gptq", False, "filters are rounded so that errors of weights cancel on the pictures (GPTQ)", basic=True),
         Param("bc", False, "bias correction: mean 8-bit errors are taken out of the biases", basic=True),
         Param("bc_inference_num", 30, "pictures that bias correction averages over", least=1),
         Param("part_asymmetric", False, "give SiLUs that only convolutions read a zero point"),

@@ -19,7 +19,7 @@ def run(job: Job) -> Outcome:
     """Call the driver's verb on a copy of the module, beside which corrected ones appear."""
     data = Split.load(job.input("dataset"))
     work = Path(shutil.copytree(job.input("mlir"), "mlir"))
-    corrections = Corrections(job.flag("we"), job.flag("bc"), bias_samples=job.whole("bc_inference_num"))
+    corrections = Corrections(job.flag("we"), job.flag("bc"), bias_samples=job.whole("bc_inference_num"), rounding=job.flag("gptq"))
     options = CalibrateOptions(
         str(work / "model.mlir"), str(job.output("table")), str(data.images("calibration")), input_num=job.whole("input_num"),
         method=Method.named(job.text("method")), tune_num=job.whole("tune_num"), bins=job.whole("bins"), chip=job.text("processor"),
@@ -33,7 +33,7 @@ def run(job: Job) -> Outcome:
         table = calibrate(options, common.progress)
         work.rename(job.output("corrected"))
     figures = {"tensors": float(len(table.ranges)), "pictures": float(table.samples)}
-    corrected = ", ".join(name for name in ("we", "bc") if job.flag(name)) or "no"
+    corrected = ", ".join(name for name in ("we", "gptq", "bc") if job.flag(name)) or "no"
     return Outcome(figures, {"calibration_set": data.set("calibration").digest, "corrected": corrected})
 
 
