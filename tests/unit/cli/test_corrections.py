@@ -50,7 +50,7 @@ def prepared(folder: Path, weights: dict[str, np.ndarray], pictures: list[np.nda
         helper.make_node("Mul", ["c2", "s2"], ["a2"]), helper.make_node("Conv", ["a2", "w3"], ["y"], auto_pad="SAME_UPPER"),
     ]  # fmt: skip
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, c, 16, 16]) for name, c in (("x", 3), ("y", 6)))
-    initializers = [numpy_helper.from_array(np.float32(array), name) for name, array in weights.items()]
+    initializers = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()]
     graph = helper.make_graph(nodes, "net", [x], [y], initializers)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), "net.onnx")
     Path("data").mkdir()
