@@ -34,6 +34,8 @@ LEAST = 1e-6
 SILU_FLOOR = -8.0
 """Below it SiLU is 0 to within 0.003, so an 8-bit argument need not reach further down."""
 STEPS = 254
+LEAST_GAIN = 0.02
+"""Channels that would win less of the estimated noise stay as they are: they are alike, and the estimate is no better than that."""
 FAINT = 1e-3
 """A channel weaker than this share of the mean power counts as if it had that power: its own noise hardly matters."""
 
@@ -105,9 +107,10 @@ class _Equalizer:
                     peaks[int(k)] = max(peaks.get(int(k), LEAST), float(peak))
         columns = self._columns()
         for members in self._components(peaks):
-            candidates = [self._candidate(members, peaks, columns, balance) for balance in BALANCES]
-            candidates.append(dict.fromkeys(members, 1.0))
-            self.scale_of_class.update(min(candidates, key=lambda scales: self._noise(scales)))
+            as_it_is = dict.fromkeys(members, 1.0)
+            best = min((self._candidate(members, peaks, columns, balance) for balance in BALANCES), key=self._noise)
+            pays = self._noise(best) < (1 - LEAST_GAIN) * self._noise(as_it_is)
+            self.scale_of_class.update(best if pays else as_it_is)
         self._report(peaks)
 
     def _columns(self) -> dict[int, float]:

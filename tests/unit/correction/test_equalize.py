@@ -162,6 +162,33 @@ def test_inputs_and_what_feeds_a_reshape_keep_their_scale(module: Module) -> Non
     assert all(graph.fixed(values[name]).all() for name in ("x", "head", "scores"))
 
 
+def alike(rng: np.random.Generator, gains: np.ndarray) -> tuple[Module, dict[str, np.ndarray]]:
+    """Channels with the same values in other places, times `gains`; the filter behind weighs all of them alike."""
+    net = Net(rng)
+    values = rng.normal(size=36)
+    x = np.stack([rng.permutation(values) for _ in gains]).reshape(1, len(gains), 6, 6)
+    first = net.conv("first", net.builder.input("x", x.shape), len(gains), 1, do_relu=True)
+    head = net.conv("head", first, 4, 1)
+    weights = {"first_w": np.diag(gains), "first_b": np.zeros(len(gains)), "head_w": rng.choice([-1.0, 1.0], (4, len(gains))) / gains}
+    for name, value in weights.items():
+        net.builder.module.weights[name] = value.astype(np.float32).reshape(net.builder.module.weights[name].shape)
+    return net.builder.finish([net.op(TopReshapeOp, "flat", [head], (1, 144))]), {"x": x.astype(np.float32)}
+
+
+@pytest.mark.parametrize("spread", [1.0, 1.005])
+def test_channels_that_are_alike_keep_their_weights_byte_for_byte(spread: float, rng: np.random.Generator) -> None:
+    module, sample = alike(rng, np.geomspace(1, spread, 8))
+    found = equalize(module, statistics(top_numpy.run(module, sample)))
+    assert found.scaled == {}
+    assert (str(found.module), found.module.weights_digest()) == (str(module), module.weights_digest())
+
+
+def test_the_same_channels_further_apart_are_scaled(rng: np.random.Generator) -> None:
+    module, sample = alike(rng, np.geomspace(1, 30, 8))
+    found = equalize(module, statistics(top_numpy.run(module, sample)))
+    assert found.scaled == {"first": pytest.approx(30, rel=1e-5)}
+
+
 def test_a_concat_without_channels_stays_out_of_it(rng: np.random.Generator, sample: dict[str, np.ndarray]) -> None:
     """Boxes of two heads, reshaped to (1, boxes, 4) and put behind each other, as SSD detectors give them."""
     net = Net(rng)
