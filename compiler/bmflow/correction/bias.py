@@ -25,6 +25,7 @@ from bmflow.kernels import Executable, to_real
 from bmflow.numerics.rounding import Rounding, round_real
 
 Reals = NDArray[np.float64]
+NO_ERRORS = np.zeros(1)
 
 
 @dataclass
@@ -71,10 +72,10 @@ def bias_errors(module: Module, lowered: Module, samples: Iterable[Mapping[str, 
 
 
 def correct_biases(module: Module, errors: Mapping[str, Reals]) -> Module:
-    """A copy of the module whose convolutions make up for their mean errors."""
+    """A copy of the module whose convolutions make up for their mean errors; those without any stay as they are."""
     corrected = module.clone()
     for op in list(corrected.layers()):
-        if isinstance(op, TopConvOp) and op.layer_name in errors:
+        if isinstance(op, TopConvOp) and errors.get(op.layer_name, NO_ERRORS).any():
             bias = np.zeros(shape_of(op.output)[1]) if is_none(op.bias) else corrected.weight(op.bias).astype(np.float64).reshape(-1)
             values = (bias - errors[op.layer_name]).astype(np.float32)
             op.operands[2] = corrected.new_weight(f"{op.layer_name}_corrected_bias", values, DType.F32, op)

@@ -60,3 +60,19 @@ def test_corrected_biases_take_most_of_it_away(module: Module, samples: list[dic
 def test_a_convolution_that_rounds_evenly_is_hardly_touched(module: Module, samples: list[dict[str, np.ndarray]]) -> None:
     module.weights["w"] = np.rint(module.weights["w"] * 127).astype(np.float32) / 127
     assert np.abs(bias_errors(module, lowered(module), samples)["y"]).max() < 6 / 127 / 4
+
+
+def test_a_network_that_8_bits_compute_exactly_keeps_its_biases(rng: np.random.Generator) -> None:
+    """Integers everywhere, in steps of 1: at most 8 inputs up to 3, weights -1, 0 and 1, so that no sum leaves 8 bits."""
+    builder = ModuleBuilder("net", "ONNX")
+    x = builder.input("x", SHAPE)
+    operands = [x, builder.weight("w", rng.integers(-1, 2, (4, 8, 1, 1))), builder.weight("b", rng.integers(-9, 10, 4))]
+    attributes = {"kernel_shape": [1, 1], "strides": [1, 1], "pads": [0] * 4, "do_relu": False}
+    y = builder.append(TopConvOp.make("y", operands, tensor_type((1, 4, 12, 12)), attributes)).results[0]
+    module = builder.finish([y])
+    table = CalibrationTable({name: Range(127.0, -127.0, 127.0) for name in ("x", "y")})
+    samples = [{"x": rng.integers(-3, 4, SHAPE).astype(np.float32)} for _ in range(3)]
+    errors = bias_errors(module, lower(module, LoweringOptions(target.load("bm1684x"), "INT8", table=table)), samples)
+    assert not errors["y"].any()
+    corrected = correct_biases(module, errors)
+    assert (str(corrected), corrected.weights_digest()) == (str(module), module.weights_digest())
