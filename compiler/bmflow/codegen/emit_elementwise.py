@@ -13,7 +13,7 @@ from bmflow.codegen.operand import Ddr, Local, Shape, aligned, aligned_bytes
 from bmflow.codegen.pipeline import Step, emit_pipelined
 from bmflow.codegen.tiling import Span, shrink, tiles
 from bmflow.codegen.views import Access, Region, axis_region, elementwise_regions
-from bmflow.dialects.tpu.compute import TpuAddOp, TpuMulOp
+from bmflow.dialects.tpu.compute import TpuAddOp, TpuMulOp, TpuScaledActiveOp
 from bmflow.ir.layer import LayerOp
 from bmflow.ir.types import dtype_of, shape_of
 from bmflow.ir.values import SSAValue
@@ -96,8 +96,8 @@ class ElementwiseLayer(Layer):
 
 
 def plan_elementwise(build: Build, op: LayerOp) -> ElementwiseLayer:
-    """The layer of an elementwise op: every operand of Add and Mul, the first of all others."""
-    inputs = list(op.operands) if isinstance(op, TpuAddOp | TpuMulOp) else [op.operands[0]]
+    """The layer of an elementwise op: every operand of Add, Mul and ScaledActive, the first of all others."""
+    inputs = list(op.operands) if isinstance(op, TpuAddOp | TpuMulOp | TpuScaledActiveOp) else [op.operands[0]]
     return ElementwiseLayer(build, op, EMITTERS[op.name], inputs)
 
 

@@ -8,7 +8,7 @@ from bmflow.ir.types import DType
 from bmflow.kernels.emission import Emission, Emitter
 from bmflow.kernels.graph import FLOAT
 from bmflow.kernels.lookup import map_bytes
-from bmflow.kernels.requant import cut, half_away
+from bmflow.kernels.requant import quantize
 from bmflow.numerics.formats import to_bf16, to_f16
 from bmflow.numerics.rounding import Rounding, rshift_round, saturate
 
@@ -35,10 +35,7 @@ def _emit_quantize(e: Emission) -> str:
     """sat(round_half_away(x * 1/scale) + zp_y), reciprocal and product in the type of x; clamping before rounding is the same."""
     source, to = e.held().dtype, e.result
     product = e.node("Mul", e.input(), e.constant(_in_type(np.float32(1.0 / to.scale), source)))
-    low, high = (np.float32(limit - to.zero_point) for limit in to.dtype.limits)
-    clamped = e.node("Clip", e.rounded(product, source), e.constant(low), e.constant(high))
-    rounded = half_away(e, clamped, np.float32, never_negative=bool(low >= 0))
-    return cut(e, e.node("Add", rounded, e.constant(np.int32(to.zero))) if to.zero else rounded)
+    return quantize(e, e.rounded(product, source))
 
 
 def _emit_dequantize(e: Emission) -> str:

@@ -11,7 +11,7 @@ from bmflow.ir.types import is_none, shape_of
 from bmflow.kernels.emission import Emission, Emitter
 from bmflow.kernels.graph import DOUBLE, FLOAT
 from bmflow.kernels.lookup import look_up, map_bytes
-from bmflow.kernels.requant import narrow, requantize
+from bmflow.kernels.requant import narrow, quantize, requantize
 from bmflow.numerics.rounding import rshift_round, saturate
 
 _EXACT_FLOAT, _EXACT_DOUBLE, _TERM = 1 << 24, 1 << 53, 1 << 27
@@ -114,10 +114,13 @@ def emit_lut(e: Emission) -> str:
 def emit_scaled_active(e: Emission) -> str:
     """f(x * scale_in + shift_in) * scale_out."""
     x, scale_in, shift_in, scale_out = e.inputs
+    if not e.held().is_float:
+        x = e.node("Sub", e.node("Cast", x, to=FLOAT), e.constant(np.float32(e.held().offset)))
     argument = e.node("Add", e.node("Mul", x, scale_in), shift_in)
     sigmoid = e.node("Sigmoid", argument)
     value = e.node("Mul", argument, sigmoid) if e.op["mode"] == "SILU" else sigmoid
-    return e.finish(e.node("Mul", value, scale_out))
+    product = e.node("Mul", value, scale_out)
+    return e.finish(product) if e.result.is_float else quantize(e, product)
 
 
 EMITTERS: dict[str, Emitter] = {
@@ -131,5 +134,6 @@ EMITTERS: dict[str, Emitter] = {
     "tpu.Mul": emit_mul,
     "tpu.Relu": emit_relu,
     "tpu.Active": emit_active,
+    "tpu.ScaledActive": emit_scaled_active,
     "tpu.Lut": emit_lut,
 }

@@ -92,6 +92,14 @@ def _clipped(e: Emission, acc: str, channels: Sequence[_Channel]) -> str:
     return e.node("Cast", e.node("Div", e.node("Add", total, half), divisor), to=INT32)
 
 
+def quantize(e: Emission, y: str) -> str:
+    """sat(round_half_away(y) + zp_y) of a float32 tensor that is divided by the step already; clamping before rounding is the same."""
+    low, high = (np.float32(limit - e.result.zero_point) for limit in e.result.dtype.limits)
+    clamped = e.node("Clip", y, e.constant(low), e.constant(high))
+    rounded = half_away(e, clamped, np.float32, never_negative=bool(low >= 0))
+    return cut(e, e.node("Add", rounded, e.constant(np.int32(e.result.zero))) if e.result.zero else rounded)
+
+
 def narrow(e: Emission, total: str) -> str:
     """Saturate int32 numbers to the held result, at the zero point where the op has relu."""
     low = e.result.zero if e.has_relu else 0

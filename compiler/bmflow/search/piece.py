@@ -78,14 +78,14 @@ class Piece:
 
 
 def situation(
-    op_name: str, operands: Sequence[str], choice: Choice, rounded: bool, forms: Mapping[str, Form], known: Quantizations, wide: Quantization | None
+    op_name: str, operands: Sequence[str], choice: Choice, rounded: bool, forms: Mapping[str, Form], known: Quantizations, stored: Quantization | None
 ) -> Situation:  # fmt: skip
     """Everything that decides how a layer is written, with the same text in every run; `forms` are those of its operands.
 
     Args:
-        wide: form of a 16-bit result.
+        stored: form of a 16-bit result, or of an 8-bit one computed in float.
     """
-    written = (type(choice.lowering).__name__, choice.compute, *([wide] if wide else []))
+    written = (type(choice.lowering).__name__, choice.compute, *([stored] if stored else []))
     base: Situation = (op_name, rounded, *written, *[forms[name] for name in operands])
     if choice.compute != INT8 and not rounded:
         return base

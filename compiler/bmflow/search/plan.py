@@ -13,7 +13,7 @@ from bmflow.ir.types import dtype_of
 from bmflow.ir.values import Attribute
 from bmflow.passes.lowering import LoweringOptions, decide
 from bmflow.passes.lowering.base import Analysis, Choice
-from bmflow.passes.lowering.heads import wide_results
+from bmflow.passes.lowering.heads import is_argument, narrow_results, wide_results
 from bmflow.search.piece import ROUNDED, Form, Piece, Quantizations, Situation, make_piece, operand_names, situation
 from bmflow.tables.calibration import CalibrationTable
 from bmflow.tables.precision import PrecisionTable
@@ -72,14 +72,17 @@ class Planner:
         forms: dict[str, Form] = dict(self._input_forms)
         decisions: dict[str, _Decision] = {}
         wide = wide_results(self.module, candidate.modes)
+        narrow = narrow_results(self.module, {name: "F32" if mode == ROUNDED else mode for name, mode in candidate.modes.items()})
         for name, op in self.ops.items():
             mode = candidate.modes.get(name, "")
             rounded = mode == ROUNDED
             analysis, choices, known = (
                 decisions[mode] if mode in decisions else decisions.setdefault(mode, self._decide(candidate.table, mode))
             )
-            about = replace(analysis, wide=wide & {name})
-            key = situation(name, self._reads[name], choices[name], rounded, forms, known, about.quantization(name) if about.wide else None)
+            is_wide = name in wide and not (rounded and is_argument(op))  # what rounding to 8 bits does is asked for then
+            about = replace(analysis, wide={name: wide[name]} if is_wide else {}, narrow=narrow & {name} & analysis.ranges.keys())
+            stored = about.quantization(name) if about.wide or about.narrow else None
+            key = situation(name, self._reads[name], choices[name], rounded, forms, known, stored)
             if key not in self._pieces:
                 kinds = self.inputs | {before: piece.kind for before, piece in pieces.items()}
                 self._pieces[key] = (make_piece(len(self._pieces), op, choices[name], rounded, kinds, about), _digest(repr(key)))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bmflow.passes.lowering.heads import is_argument
 from bmflow.search.journal import Scorer
 from bmflow.search.piece import ROUNDED, operand_names
 from bmflow.search.plan import Candidate
@@ -79,13 +80,14 @@ def noise_model(scorer: Scorer, table: CalibrationTable, groups: Sequence[Unit],
 
 
 def _between(scorer: Scorer, groups: Sequence[Unit]) -> dict[str, tuple[Unit, ...]]:
-    """Values that leave their unit, with that unit and those that read them."""
+    """Values that leave their unit, with that unit and those that read them; an argument of a scaled activation concerns that alone."""
     home = {name: unit for unit in groups for name in unit}
     found: dict[str, list[Unit]] = {}
     for name, op in scorer.evaluator.planner.ops.items():
         for operand in operand_names(op):
             if operand in home and home[operand] != home.get(name):
-                found.setdefault(operand, [home[operand]]).extend([home[name]] if name in home else [])
+                own = [] if is_argument(scorer.evaluator.planner.ops[operand]) else [home[operand]]
+                found.setdefault(operand, own).extend([home[name]] if name in home else [])
     for name in scorer.evaluator.planner.module.output_names:
         if name in home:
             found.setdefault(name, [home[name]])

@@ -1,6 +1,6 @@
 """The arithmetic of element-by-element ops on one tile in local memory; loading, storing and tiling are the caller's."""
 
-from bmflow.codegen.elementwise.activation import ActiveEmitter
+from bmflow.codegen.elementwise.activation import ActiveEmitter, ScaledActiveEmitter
 from bmflow.codegen.elementwise.base import ElementwiseEmitter, Resident
 from bmflow.codegen.elementwise.cast import CastEmitter
 from bmflow.codegen.elementwise.combine import AddEmitter, MulEmitter
@@ -21,5 +21,6 @@ EMITTERS: dict[str, ElementwiseEmitter] = {
     "tpu.MulShift": RescaleEmitter(Rounding.HALF_UP),
     "tpu.Relu": ReluEmitter(),
     "tpu.RequantInt": RescaleEmitter(Rounding.HALF_AWAY),
+    "tpu.ScaledActive": ScaledActiveEmitter(),
     "tpu.Softmax": SoftmaxEmitter(),
 }

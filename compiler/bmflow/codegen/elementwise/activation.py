@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from bmflow.codegen.assembler import Arith, Assembler
 from bmflow.codegen.elementwise.base import ElementwiseEmitter, Resident
 from bmflow.codegen.elementwise.exponential import EXP_LIMIT, emit_exp, exp_series
+from bmflow.codegen.elementwise.narrow import emit_narrow
+from bmflow.codegen.layer import zero_point
 from bmflow.codegen.operand import Constant, Local
 from bmflow.ir.layer import LayerOp
 from bmflow.ir.module import Module
 from bmflow.ir.types import DType, dtype_of
+from bmflow.numerics.rounding import Rounding
 
 MODES = ("SIGMOID", "SILU")
 
@@ -44,6 +47,46 @@ class ActiveEmitter(ElementwiseEmitter):
         asm.arith(Arith.DIV, y, x if mode == "SILU" else Constant(1.0, DType.F32), y)
         if wide:
             asm.arith(Arith.CAST, out, y)
+
+
+class ScaledActiveEmitter(ElementwiseEmitter):
+    """f(x * scale_in + shift_in) * scale_out with scales per channel, from and to floats or integers."""
+
+    def resident(self, op: LayerOp, module: Module) -> list[Resident]:
+        """The series of exp(-x)."""
+        return [exp_series(-1)]
+
+    def scratch(self, op: LayerOp) -> list[DType]:
+        """Argument, its copy for the series, the power of two; the result in f32, and in i16 in front of a zero point."""
+        y = dtype_of(op.results[0])
+        return [DType.F32, DType.F32, DType.I32, *([] if y is DType.F32 else [DType.F32]), *([] if y.is_float else [DType.I16])]
+
+    def emit(
+        self, asm: Assembler, op: LayerOp, out: Local, inputs: Sequence[Local], scratch: Sequence[Local], resident: Sequence[Local]
+    ) -> None:
+        """Emit the commands of one tile."""
+        mode = _mode(op)
+        asm.require(mode in MODES, f"the function {mode}; only {' and '.join(MODES)} exist")
+        x, scale_in, shift_in, scale_out = inputs
+        argument, copy, power, *wide = scratch
+        y = wide[0] if wide else out
+        if x.dtype is not DType.F32:
+            asm.arith(Arith.CAST, argument, x)
+            x = argument
+        asm.arith(Arith.MUL, argument, x, scale_in)
+        asm.arith(Arith.ADD, argument, argument, shift_in)
+        asm.arith(Arith.MAX, copy, argument, Constant(-EXP_LIMIT, DType.F32))
+        asm.arith(Arith.MIN, copy, copy, Constant(EXP_LIMIT, DType.F32))
+        emit_exp(asm, y, copy, power, resident[0], -1)
+        asm.arith(Arith.ADD, y, y, Constant(1.0, DType.F32))
+        asm.arith(Arith.DIV, y, argument if mode == "SILU" else Constant(1.0, DType.F32), y)
+        asm.arith(Arith.MUL, y, y, scale_out)
+        if out.dtype.is_float:
+            if wide:
+                asm.arith(Arith.CAST, out, y)
+            return
+        asm.arith(Arith.CAST, wide[1], y, rounding=Rounding.HALF_AWAY)
+        emit_narrow(asm, out, wide[1], zero_point(op.results[0]))
 
 
 def _mode(op: LayerOp) -> str:

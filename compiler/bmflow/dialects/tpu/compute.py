@@ -111,6 +111,22 @@ class TpuActiveOp(LayerOp):
 
 
 @irdl_op_definition
+class TpuScaledActiveOp(LayerOp):
+    """y = f(x * scale_in + shift_in) * scale_out in float32, `mode` #tpu<active_mode SIGMOID> or SILU; input (n, c, h, w), the others 1xcx1x1.
+
+    x and y are floats or integers. Of integers the stored numbers are meant: x goes in as it is, and y is sat(round_half_away(...) + zp_y);
+    steps and the zero point of x are in the scales. The vendor's dialect has no such op."""
+
+    name = "tpu.ScaledActive"
+    input = operand_def()
+    scale_in = operand_def()
+    shift_in = operand_def()
+    scale_out = operand_def()
+    mode = attr_def()
+    output = result_def()
+
+
+@irdl_op_definition
 class TpuSoftmaxOp(LayerOp):
     """Softmax over `axis`. Float: as top.Softmax. INT8 (axis 1, rank 4): table E (f32, 1x1x1x256, E[d] = exp(-s_x*d*beta));
     d = uint8(max - x); y = sat(trunc(E[d] / (sum * s_y) + 0.5) + zp_y), sum in float32 in channel order. The last four operands are none."""
@@ -127,4 +143,4 @@ class TpuSoftmaxOp(LayerOp):
     output = result_def()
 
 
-OPS = (TpuConv2DOp, TpuPool2DOp, TpuAddOp, TpuMulOp, TpuReluOp, TpuLutOp, TpuActiveOp, TpuSoftmaxOp)
+OPS = (TpuConv2DOp, TpuPool2DOp, TpuAddOp, TpuMulOp, TpuReluOp, TpuLutOp, TpuActiveOp, TpuScaledActiveOp, TpuSoftmaxOp)

@@ -8,16 +8,17 @@ from typing import ClassVar
 import numpy as np
 
 from bmflow.dialects.top.elementwise import TopReluOp, TopScaledActiveOp, TopSigmoidOp, TopSiLUOp, TopSoftmaxOp
-from bmflow.dialects.tpu.compute import TpuActiveOp, TpuAddOp, TpuLutOp, TpuMulOp, TpuReluOp, TpuSoftmaxOp
+from bmflow.dialects.tpu.compute import TpuActiveOp, TpuLutOp, TpuReluOp, TpuScaledActiveOp, TpuSoftmaxOp
 from bmflow.dialects.tpu.shape import TpuReshapeOp
 from bmflow.ir.attributes import ActiveMode, Python, enum_attribute, si32
 from bmflow.ir.layer import LayerOp, layer_name
-from bmflow.ir.types import DType, Quantization, shape_of
+from bmflow.ir.types import DType, Quantization, element_of, quantization_of, shape_of
 from bmflow.ir.values import SSAValue
 from bmflow.numerics.rounding import Rounding, round_real
 from bmflow.passes.lowering.base import FLOATS, INT8, Analysis, Lowering
 from bmflow.passes.lowering.writer import Writer, kept_attributes, quantized, uniform
 from bmflow.passes.memory.lifetimes import is_activation
+from bmflow.target import Target
 
 Function = Callable[[np.ndarray], np.ndarray]
 TABLE_SHAPE = (1, 1, 1, 256)
@@ -165,19 +166,42 @@ class LowerScaledActiveInt8(_LowerScaledActive):
 
 
 class LowerScaledActiveFloat(_LowerScaledActive):
-    """ScaledActive(x; s, z, t) -> Mul(Active(Add(Mul(x, s), z)), t) in F32."""
+    """ScaledActive(x; s, z, t) -> ScaledActive(x; s, z, t), computed in F32 from x as it is stored to what its readers want.
 
-    computes = dict.fromkeys(FLOATS, "F32")
-    note = _LowerActive.note
+    Fewer channels than lanes: between reshapes that cut h into as many parts as fit, the last of which has the op's name.
+    """
 
     def lower(self, op: LayerOp, writer: Writer, compute: str) -> SSAValue:
         """See `Lowering.lower`."""
-        x, (scale_in, shift_in, scale_out) = writer.operand(op, op.operands[0], compute), op.operands[1:]
-        scaled, shifted, active = (writer.free_name(f"{op.layer_name}_{step}") for step in ("scaled", "shifted", "active"))
-        x = writer.emit(op, TpuMulOp, [x, scale_in], DType.F32, name=scaled)
-        x = writer.emit(op, TpuAddOp, [x, shift_in], DType.F32, name=shifted)
-        x = writer.emit(op, TpuActiveOp, [x], DType.F32, {"mode": enum_attribute(ActiveMode, str(op["mode"]))}, active)
-        return writer.emit(op, TpuMulOp, [x, scale_out], writer.element(op, compute))
+        x = op.operands[0]
+        scale_in, shift_in, scale_out = (writer.module.weight(value).astype(np.float64) for value in op.operands[1:])
+        if source := quantization_of(x):
+            scale_in, shift_in = scale_in * source.scale, shift_in - scale_in * source.scale * source.zero_point
+        element = writer.element(op, compute)
+        if op.layer_name in writer.analysis.narrow:
+            to = writer.analysis.quantization(op.layer_name)
+            element, scale_out = uniform(to), scale_out / to.scale
+        mode, shape = {"mode": enum_attribute(ActiveMode, str(op["mode"]))}, shape_of(op.results[0])
+        parts = _parts(shape, writer.analysis.options.target)
+        numbers = {"scale_in": scale_in, "shift_in": shift_in, "scale_out": scale_out}
+        weights = [
+            writer.constant(op, f"{op.layer_name}_{name}_f32", array.repeat(parts, axis=1).astype(np.float32), DType.F32)
+            for name, array in numbers.items()
+        ]
+        if parts == 1:
+            return writer.emit(op, TpuScaledActiveOp, [x, *weights], element, mode)
+        n, c, h, w = shape
+        cut = (n, c * parts, h // parts, w)
+        before, inner = writer.free_name(f"{layer_name(x)}_reshape"), writer.free_name(f"{op.layer_name}__active")
+        x = writer.emit(op, TpuReshapeOp, [x], element_of(x), {"shape": list(cut)}, before, cut)
+        y = writer.emit(op, TpuScaledActiveOp, [x, *weights], element, mode, inner, cut)
+        return writer.emit(op, TpuReshapeOp, [y], element, {"shape": list(shape)})
+
+
+def _parts(shape: tuple[int, ...], target: Target) -> int:
+    """Into how many parts h is cut so that the channels times the parts come close to the number of lanes, but not beyond."""
+    assert target.memory is not None, "lowering is refused for processors without a memory description"
+    return max(d for d in range(1, max(target.memory.lanes // shape[1], 1) + 1) if shape[2] % d == 0)
 
 
 class LowerSoftmaxInt8(Lowering):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from bmflow.ir.layer import LayerOp, layer_name
@@ -29,14 +29,18 @@ FLOATS = {"F32": "F32", "F16": "F16", "BF16": "BF16"}
 
 @dataclass(frozen=True)
 class Analysis:
-    """The top module as it was, and what its values will be quantized with; results of the layers in `wide` have 16 bits."""
+    """The top module as it was, and what its values will be quantized with; results of the layers in `wide` have 16 bits.
+
+    Layers in `narrow` compute in float and give 8 bits.
+    """
 
     module: Module
     options: LoweringOptions
     ranges: Ranges
     asymmetric: frozenset[str]
     weight_readers: Mapping[str, int]
-    wide: frozenset[str] = frozenset()
+    wide: Mapping[str, float] = field(default_factory=dict[str, float])
+    narrow: frozenset[str] = frozenset()
 
     def interval(self, name: str) -> Interval | None:
         """Range of a layer; None when it is not calibrated."""
@@ -52,7 +56,7 @@ class Analysis:
             return quantize(self.ranges[name], name in self.asymmetric)
         row = self.options.table.ranges.get(name) if self.options.table else None
         seen = (row.threshold, abs(row.low), abs(row.high)) if row else (self.ranges[name].threshold,)
-        return wide_quantization(max(seen))  # 16 bits have room for all that calibration saw
+        return wide_quantization(max(seen) * self.wide[name])  # 16 bits have room for all that calibration saw
 
     def quantizations(self, op: LayerOp, values: list[SSAValue]) -> tuple[list[Quantization], Quantization] | None:
         """Of some operands and of the result; None when a range is missing, which is reported for all layers at once elsewhere."""

@@ -1,7 +1,8 @@
-"""Results of integer convolutions in 16 bits: the last convolutions of a detector, behind which everything is float (quantization notes, 7.2).
+"""Results of integer convolutions in 16 bits: what is read in float only, and so need not be cut down to 8 bits before.
 
-A head holds numbers of very different size (coordinates, logits), of which 8 bits with one scale lose half a step each. The sum
-is there in 32 bits anyway, so 16 bits of it cost a second byte to store.
+The last convolutions of a detector, behind which everything is float (quantization notes, 7.2): a head holds numbers of very different
+size (coordinates, logits), of which 8 bits with one scale lose half a step each. And, our own addition, arguments of scaled activations
+that compute in float between 8-bit convolutions. The sum is there in 32 bits anyway, so 16 bits of it cost a second byte to store.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from bmflow.ir.types import DType, Quantization
 from bmflow.passes.rewrite import producer, users
 
 FLOAT_TYPES = ("F32", "F16", "BF16")
+ARGUMENT_ROOM = 4.0
+"""16 bits for values up to four times those seen are still 64 times finer than 8 bits for those seen."""
 
 
 def is_head(op: LayerOp) -> bool:
@@ -31,13 +34,35 @@ def is_head(op: LayerOp) -> bool:
     )
 
 
-def wide_results(module: Module, modes: Mapping[str, str]) -> frozenset[str]:
-    """Head convolutions whose result is to have 16 bits: those that only layers read to which `modes` gives a float type by name.
+def wide_results(module: Module, modes: Mapping[str, str]) -> dict[str, float]:
+    """Convolutions whose result is to have 16 bits, and how many times what calibration saw these are to hold.
 
-    A Reshape has the type of its input whatever it is given, so its readers must be float, too.
+    They are heads and arguments of scaled activations that only layers read to which `modes` gives a float type by name. A Reshape has
+    the type of its input whatever it is given, so its readers must be float, too.
     """
-    heads = (op for op in module.layers() if is_head(op) and modes.get(op.layer_name) not in FLOAT_TYPES)
-    return frozenset(op.layer_name for op in heads if _read_as_float(op, modes))
+    layers = [op for op in module.layers() if modes.get(op.layer_name) not in FLOAT_TYPES]
+    heads = (op.layer_name for op in layers if is_head(op) and _read_as_float(op, modes))
+    arguments = (op.layer_name for op in layers if is_argument(op) and _read_as_float(op, modes))
+    return dict.fromkeys(heads, 1.0) | dict.fromkeys(arguments, ARGUMENT_ROOM)
+
+
+def narrow_results(module: Module, modes: Mapping[str, str]) -> frozenset[str]:
+    """Scaled activations that compute in float, but give 8 bits at once, since nothing but 8-bit layers reads them."""
+    outputs = set(module.output_names)
+    return frozenset(
+        op.layer_name
+        for op in module.layers()
+        if isinstance(op, TopScaledActiveOp)
+        and modes.get(op.layer_name) in FLOAT_TYPES
+        and op.layer_name not in outputs
+        and not any(modes.get(reader.layer_name) in FLOAT_TYPES for reader in _readers(op))
+    )
+
+
+def is_argument(op: LayerOp) -> bool:
+    """Whether a layer is a convolution that a scaled activation alone reads."""
+    readers = _readers(op)
+    return isinstance(op, TopConvOp) and len(readers) == 1 and isinstance(readers[0], TopScaledActiveOp)
 
 
 def wide_quantization(threshold: float) -> Quantization:
