@@ -8,7 +8,7 @@ import meaning
 import numpy as np
 import pytest
 from bmflow.dialects.top.elementwise import TopAddOp, TopMulOp, TopReluOp, TopSigmoidOp, TopSiLUOp
-from bmflow.dialects.tpu.compute import TpuActiveOp, TpuAddOp, TpuLutOp, TpuMulOp, TpuReluOp
+from bmflow.dialects.tpu.compute import TpuActiveOp, TpuAddOp, TpuLutOp, TpuMulOp, TpuReluOp, TpuScaledActiveOp
 from bmflow.errors import CompileError
 from bmflow.ir.attributes import ActiveMode, enum_attribute
 from bmflow.ir.types import DType
@@ -164,6 +164,24 @@ def test_activations_are_rounded_at_their_result(dtype: DType, rng: np.random.Ge
         y = net.run(net.op(TpuActiveOp, "y", [net.given(x, Kind(dtype))], SHAPE, Kind(dtype), mode=enum_attribute(ActiveMode, mode)))
         np.testing.assert_allclose(y, value, rtol={DType.F32: 1e-6, DType.F16: 6e-4, DType.BF16: 5e-3}[dtype], atol=1e-6)
         np.testing.assert_array_equal(y, exact(y, dtype))
+
+
+@pytest.mark.parametrize("x", [Kind(DType.I8, -5), Kind(DType.U8), Kind(DType.F16)], ids=str)
+def test_a_scaled_activation_takes_stored_numbers_and_gives_rounded_ones(x: Kind, rng: np.random.Generator) -> None:
+    """y = sat(round_half_away(f(x * s + z) * t) + zp)."""
+    raw = draw(rng, SHAPE, x.dtype)
+    channels = (1, SHAPE[1], 1, 1)
+    scale, shift, out = rng.uniform(0.01, 0.05, channels), rng.normal(size=channels), rng.uniform(10, 60, channels)
+    net = OneOp()
+    weights = [net.weight(name, array.astype(np.float32)) for name, array in (("s", scale), ("z", shift), ("t", out))]
+    y = net.run(
+        net.op(TpuScaledActiveOp, "y", [net.given(raw, x), *weights], SHAPE, Kind(DType.I8, 7), mode=enum_attribute(ActiveMode, "SILU"))
+    )
+    argument = raw.astype(np.float64) * scale + shift
+    exact_result = argument / (1 + np.exp(-argument)) * out
+    expected = np.clip(np.sign(exact_result) * np.floor(np.abs(exact_result) + 0.5) + 7, -128, 127)
+    tie = np.abs(np.abs(exact_result) % 1 - 0.5) < 1e-4
+    np.testing.assert_array_equal(y[~tie], expected[~tie])
 
 
 def test_an_unknown_activation_is_refused() -> None:

@@ -261,8 +261,12 @@ def test_an_activation_with_scales_per_channel_has_a_table_per_channel() -> None
         np.testing.assert_array_equal(table[0, channel, 0, np.arange(-128, 128) & 0xFF], np.clip(expected, -128, 127))
 
 
-def test_an_activation_with_scales_per_channel_is_spelled_out_in_floats() -> None:
-    assert scaled_active("F16").layers() == ["Mul y_scaled:f32", "Add y_shifted:f32", "Active y_active:f32", "Mul y:f32"]
+def test_an_activation_with_scales_per_channel_is_one_op_in_floats_that_fills_the_lanes() -> None:
+    _, c, h, _ = SHAPE
+    parts = max(d for d in range(1, 64 // c + 1) if h % d == 0)
+    lowered = scaled_active("F32")
+    assert [line.split(":")[0] for line in lowered.layers()] == ["Reshape x_reshape", "ScaledActive y__active", "Reshape y"]
+    np.testing.assert_array_equal(lowered.constant("y__active", 1).reshape(c, parts), np.repeat([SCALED["scale_in"]], parts, 0).T)
 
 
 def test_a_normalization_of_another_rank_is_a_product_and_a_sum() -> None:
