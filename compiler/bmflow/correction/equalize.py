@@ -36,6 +36,9 @@ SILU_FLOOR = -8.0
 STEPS = 254
 LEAST_GAIN = 0.02
 """Channels that would win less of the estimated noise stay as they are: they are alike, and the estimate is no better than that."""
+SILENT = 1e-4
+"""A channel whose peak is below this share of the largest is silent: the samples do not say how far it reaches, and stretching what little
+there is would stretch errors a ten thousandfold. Behind a Relu they then came to be all there was to see."""
 FAINT = 1e-3
 """A channel weaker than this share of the mean power counts as if it had that power: its own noise hardly matters."""
 
@@ -102,7 +105,7 @@ class _Equalizer:
             value = op.results[0]
             if not self._has_channels(value) or op.layer_name in self.arguments:
                 continue
-            for k, free, peak in zip(self.graph.classes(value), ~self.graph.fixed(value), self.statistics[op.layer_name].peak, strict=True):
+            for k, free, peak in zip(self.graph.classes(value), ~self.graph.fixed(value), self._peaks(op.layer_name), strict=True):
                 if free:
                     peaks[int(k)] = max(peaks.get(int(k), LEAST), float(peak))
         columns = self._columns()
@@ -112,6 +115,11 @@ class _Equalizer:
             pays = self._noise(best) < (1 - LEAST_GAIN) * self._noise(as_it_is)
             self.scale_of_class.update(best if pays else as_it_is)
         self._report(peaks)
+
+    def _peaks(self, name: str) -> Reals:
+        """Peaks of channels as scales are chosen for; a silent one may reach as far as any."""
+        peak = self.statistics[name].peak
+        return np.where(peak < SILENT * peak.max(), peak.max(), peak)
 
     def _columns(self) -> dict[int, float]:
         """Largest weight that reads a channel, relative to the largest in its row; classes read only by depthwise filters are absent."""

@@ -189,6 +189,16 @@ def test_the_same_channels_further_apart_are_scaled(rng: np.random.Generator) ->
     assert found.scaled == {"first": pytest.approx(30, rel=1e-5)}
 
 
+def test_a_channel_that_the_samples_keep_silent_is_not_stretched(rng: np.random.Generator) -> None:
+    """Its Relu lets nothing through; scaled to full range, any error before the Relu would outgrow all other channels."""
+    module, sample = alike(rng, np.geomspace(1, 30, 8))
+    module.weights["first_b"][3] = -1000
+    after = equalize(module, statistics(top_numpy.run(module, sample))).module
+    (first,) = (op for op in after.layers() if op.layer_name == "first")
+    assert isinstance(first, TopConvOp)
+    assert np.abs(after.weight(first.filter)[3]).max() < 2 * np.abs(module.weights["first_w"][3]).max()
+
+
 def test_a_concat_without_channels_stays_out_of_it(rng: np.random.Generator, sample: dict[str, np.ndarray]) -> None:
     """Boxes of two heads, reshaped to (1, boxes, 4) and put behind each other, as SSD detectors give them."""
     net = Net(rng)
