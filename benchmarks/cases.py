@@ -51,9 +51,8 @@ def measure(data: Path, folder: Path, rounds: int) -> Iterator[Row]:
     yield Row("model_transform with validation", transform.seconds, "s", Bar(10, 5), transform.seconds)
     yield Row("model_deploy INT8 with both validations", deploy.seconds, "s", Bar(40, 15), deploy.seconds)
     yield Row("peak memory of model_deploy INT8", deploy.peak_bytes / 2**30, "GiB")
-    yield Row(
-        "run_calibration --we --gptq --search pareto, all of it", search.seconds / (SEARCHED * unit), f"x ({SEARCHED} t_ort)", Bar(240, 60), search.seconds
-    )  # fmt: skip
+    cost = search.seconds / (SEARCHED * unit)
+    yield Row("run_calibration --we --gptq --search pareto, all of it", cost, f"x ({SEARCHED} t_ort)", Bar(240, 60), search.seconds)
     yield Row("peak memory of that", search.peak_bytes / 2**30, "GiB")
     yield from _start_up_rows(folder, rounds)
 
