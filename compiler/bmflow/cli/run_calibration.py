@@ -27,7 +27,7 @@ aciq_gauss and aciq_laplace (best for a bell or a double exponential). kl and ac
 are raised where that brings the outputs of the next layers closer to float.
 
 Corrections: on networks with SiLU, --we recovers most of what 8 bits lose without any float layer, and --gptq part of what rounding
-filters loses; behind Relu take --gptq with --cali_method max. Give model_deploy the corrected .mlir (its name is printed) together with
+filters loses; behind Relu take --cali_method max. Give model_deploy the corrected .mlir (its name is printed) together with
 the table, and --asymmetric for one more bit behind SiLU.
 
 Searches: --search pareto picks the threshold of each layer by its effect on the outputs and lifts the layers that cost the least time for
