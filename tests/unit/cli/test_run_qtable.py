@@ -179,7 +179,8 @@ INTERRUPTED = {
     "run_calibration interrupted": ("run_calibration", [*CALIBRATE, "--search", "pareto", *BAR], signal.SIGINT, 130),
 }
 STOP = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins with SIGINT ignored
 from importlib import import_module
 from bmflow.search.journal import Journal
 add, seen = Journal.add, []
