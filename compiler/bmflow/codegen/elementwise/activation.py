@@ -34,17 +34,11 @@ class ActiveEmitter(ElementwiseEmitter):
         self, asm: Assembler, op: LayerOp, out: Local, inputs: Sequence[Local], scratch: Sequence[Local], resident: Sequence[Local]
     ) -> None:
         """Emit the commands of one tile."""
-        mode = _mode(op)
-        asm.require(mode in MODES, f"the function {mode}; only {' and '.join(MODES)} exist")
         argument, power, *wide = scratch
         x, y = (inputs[0], out) if not wide else (wide[0], wide[1])
         if wide:
             asm.arith(Arith.CAST, x, inputs[0])
-        asm.arith(Arith.MAX, argument, x, Constant(-EXP_LIMIT, DType.F32))
-        asm.arith(Arith.MIN, argument, argument, Constant(EXP_LIMIT, DType.F32))
-        emit_exp(asm, y, argument, power, resident[0], -1)
-        asm.arith(Arith.ADD, y, y, Constant(1.0, DType.F32))
-        asm.arith(Arith.DIV, y, x if mode == "SILU" else Constant(1.0, DType.F32), y)
+        _emit_function(asm, op, y, x, argument, power, resident[0])
         if wide:
             asm.arith(Arith.CAST, out, y)
 
@@ -65,8 +59,6 @@ class ScaledActiveEmitter(ElementwiseEmitter):
         self, asm: Assembler, op: LayerOp, out: Local, inputs: Sequence[Local], scratch: Sequence[Local], resident: Sequence[Local]
     ) -> None:
         """Emit the commands of one tile."""
-        mode = _mode(op)
-        asm.require(mode in MODES, f"the function {mode}; only {' and '.join(MODES)} exist")
         x, scale_in, shift_in, scale_out = inputs
         argument, copy, power, *wide = scratch
         y = wide[0] if wide else out
@@ -75,11 +67,7 @@ class ScaledActiveEmitter(ElementwiseEmitter):
             x = argument
         asm.arith(Arith.MUL, argument, x, scale_in)
         asm.arith(Arith.ADD, argument, argument, shift_in)
-        asm.arith(Arith.MAX, copy, argument, Constant(-EXP_LIMIT, DType.F32))
-        asm.arith(Arith.MIN, copy, copy, Constant(EXP_LIMIT, DType.F32))
-        emit_exp(asm, y, copy, power, resident[0], -1)
-        asm.arith(Arith.ADD, y, y, Constant(1.0, DType.F32))
-        asm.arith(Arith.DIV, y, argument if mode == "SILU" else Constant(1.0, DType.F32), y)
+        _emit_function(asm, op, y, argument, copy, power, resident[0])
         asm.arith(Arith.MUL, y, y, scale_out)
         if out.dtype.is_float:
             if wide:
@@ -89,5 +77,12 @@ class ScaledActiveEmitter(ElementwiseEmitter):
         emit_narrow(asm, out, wide[1], zero_point(op.results[0]))
 
 
-def _mode(op: LayerOp) -> str:
-    return str(op["mode"])
+def _emit_function(asm: Assembler, op: LayerOp, out: Local, x: Local, spare: Local, power: Local, series: Local) -> None:
+    """out = f(x), all f32 but the i32 buffer `power`; `spare` is overwritten, x is not."""
+    mode = str(op["mode"])
+    asm.require(mode in MODES, f"the function {mode}; only {' and '.join(MODES)} exist")
+    asm.arith(Arith.MAX, spare, x, Constant(-EXP_LIMIT, DType.F32))
+    asm.arith(Arith.MIN, spare, spare, Constant(EXP_LIMIT, DType.F32))
+    emit_exp(asm, out, spare, power, series, -1)
+    asm.arith(Arith.ADD, out, out, Constant(1.0, DType.F32))
+    asm.arith(Arith.DIV, out, x if mode == "SILU" else Constant(1.0, DType.F32), out)
