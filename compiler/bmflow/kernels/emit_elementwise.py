@@ -89,10 +89,16 @@ def emit_silu(e: Emission) -> str:
     return e.finish(e.node("Mul", e.input(), e.node("Sigmoid", e.input())))
 
 
+def emit_gelu(e: Emission) -> str:
+    """x / 2 * (1 + erf(x / sqrt(2)))."""
+    e.require("approx_mode" not in e.op.DEFAULTS or e.op["approx_mode"] == "normal", "in an approximation")
+    return e.finish(e.node("Gelu", e.input()))
+
+
 def emit_active(e: Emission) -> str:
     """tpu.Active by its mode."""
     e.require(e.result.is_float and e.held().is_float, "on integers")
-    modes: dict[object, Emitter] = {"SIGMOID": emit_sigmoid, "SILU": emit_silu}
+    modes: dict[object, Emitter] = {"SIGMOID": emit_sigmoid, "SILU": emit_silu, "GELU": emit_gelu}
     mode = e.op["mode"]
     e.require(mode in modes, f"of mode {mode}")
     return modes[mode](e)
@@ -129,6 +135,7 @@ EMITTERS: dict[str, Emitter] = {
     "top.Relu": emit_relu,
     "top.Sigmoid": emit_sigmoid,
     "top.SiLU": emit_silu,
+    "top.GELU": emit_gelu,
     "top.ScaledActive": emit_scaled_active,
     "tpu.Add": emit_add,
     "tpu.Mul": emit_mul,

@@ -6,7 +6,7 @@ Operands that may be absent take the result of top.None. Optional attributes and
 
 from xdsl.ir import Dialect
 
-from bmflow.dialects.top import conv, elementwise, pool, shape
+from bmflow.dialects.top import conv, elementwise, matmul, pool, shape
 from bmflow.ir.structure import STRUCTURE_OPS
 
-Top = Dialect("top", [*STRUCTURE_OPS, *conv.OPS, *pool.OPS, *elementwise.OPS, *shape.OPS])
+Top = Dialect("top", [*STRUCTURE_OPS, *conv.OPS, *matmul.OPS, *pool.OPS, *elementwise.OPS, *shape.OPS])

@@ -60,6 +60,16 @@ class TopSiLUOp(LayerOp):
 
 
 @irdl_op_definition
+class TopGELUOp(LayerOp):
+    """y = x / 2 * (1 + erf(x / sqrt(2))), approx_mode normal; the forms tanh and sigm are not computed."""
+
+    name = "top.GELU"
+    DEFAULTS: ClassVar = {"approx_mode": "normal"}
+    input = operand_def()
+    output = result_def()
+
+
+@irdl_op_definition
 class TopScaledActiveOp(LayerOp):
     """y = f(x * scale_in + shift_in) * scale_out per channel, f = SILU or SIGMOID by `mode`.
 
@@ -86,4 +96,4 @@ class TopSoftmaxOp(LayerOp):
     output = result_def()
 
 
-OPS = (TopAddOp, TopMulOp, TopReluOp, TopSigmoidOp, TopSiLUOp, TopScaledActiveOp, TopSoftmaxOp)
+OPS = (TopAddOp, TopMulOp, TopReluOp, TopSigmoidOp, TopSiLUOp, TopGELUOp, TopScaledActiveOp, TopSoftmaxOp)

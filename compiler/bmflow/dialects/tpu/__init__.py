@@ -6,7 +6,7 @@ top.Weight values of storage type (si8, ui8, i32, f32, f16, bf16). Shapes stay t
 
 from xdsl.ir import Dialect
 
-from bmflow.dialects.tpu import compute, convert, shape
+from bmflow.dialects.tpu import compute, convert, matmul, shape
 from bmflow.ir.attributes import TPU_ENUMS
 
-Tpu = Dialect("tpu", [*compute.OPS, *convert.OPS, *shape.OPS], [*TPU_ENUMS])
+Tpu = Dialect("tpu", [*compute.OPS, *matmul.OPS, *convert.OPS, *shape.OPS], [*TPU_ENUMS])

@@ -102,7 +102,7 @@ class TpuLutOp(LayerOp):
 
 @irdl_op_definition
 class TpuActiveOp(LayerOp):
-    """A unary float function, `mode` #tpu<active_mode SIGMOID> or SILU."""
+    """A unary float function, `mode` #tpu<active_mode SIGMOID>, SILU or GELU."""
 
     name = "tpu.Active"
     input = operand_def()
