@@ -13,7 +13,7 @@ from bmflow.ir.types import dtype_of
 from bmflow.ir.values import Attribute
 from bmflow.passes.lowering import LoweringOptions, decide
 from bmflow.passes.lowering.base import Analysis, Choice
-from bmflow.passes.lowering.heads import is_argument, narrow_results, wide_results
+from bmflow.passes.lowering.heads import Heads, is_argument
 from bmflow.search.piece import ROUNDED, Form, Piece, Quantizations, Situation, make_piece, operand_names, situation
 from bmflow.tables.calibration import CalibrationTable
 from bmflow.tables.precision import PrecisionTable
@@ -56,6 +56,7 @@ class Planner:
         self.ops: dict[str, LayerOp] = {op.layer_name: op for op in module.layers() if not isinstance(op, TopInputOp)}
         self.inputs: dict[str, Attribute] = {op.layer_name: op.output.type for op in module.inputs}
         self._input_forms = {op.layer_name: dtype_of(op.output) for op in module.inputs}
+        self._heads = Heads(module)
         self._reads = {name: operand_names(op) for name, op in self.ops.items()}
         self._pieces: dict[Situation, tuple[Piece, str]] = {}
         self._decisions: dict[tuple[int, str], _Decision] = {}
@@ -71,8 +72,8 @@ class Planner:
         signatures = {name: _digest(name) for name in self.inputs}
         forms: dict[str, Form] = dict(self._input_forms)
         decisions: dict[str, _Decision] = {}
-        wide = wide_results(self.module, candidate.modes)
-        narrow = narrow_results(self.module, {name: "F32" if mode == ROUNDED else mode for name, mode in candidate.modes.items()})
+        wide = self._heads.wide(candidate.modes)
+        narrow = self._heads.narrow({name: "F32" if mode == ROUNDED else mode for name, mode in candidate.modes.items()})
         for name, op in self.ops.items():
             mode = candidate.modes.get(name, "")
             rounded = mode == ROUNDED

@@ -15,7 +15,7 @@ from bmflow.ir.module import Module, ModuleBuilder
 from bmflow.ir.types import DType, dtype_of, quantization_of, tensor_type
 from bmflow.kernels import Executable, to_real
 from bmflow.passes.lowering import LoweringOptions, lower
-from bmflow.passes.lowering.heads import wide_results
+from bmflow.passes.lowering.heads import Heads
 from bmflow.search.evaluator import Evaluator
 from bmflow.search.plan import Candidate
 from bmflow.tables.calibration import CalibrationTable, Range
@@ -65,7 +65,7 @@ def test_the_step_is_a_257th_of_that_of_8_bits_over_all_that_calibration_saw(asy
     "modes", [{}, {"split": "F16"}, {"turned": "F16"}, {**TAIL, "head": "F16"}, {**TAIL, "split": "INT8"}], ids=lambda m: "+".join(m)
 )
 def test_a_head_keeps_8_bits_or_is_float_where_what_reads_it_is_not_float(modes: dict[str, str]) -> None:
-    assert not wide_results(detector(), modes)
+    assert not Heads(detector()).wide(modes)
     lowered = lower(detector(), replace(OPTIONS, precision=PrecisionTable(modes)))
     assert dtype_of(head_of(lowered).results[0]) in (DType.I8, DType.F16)
 

@@ -34,29 +34,35 @@ def is_head(op: LayerOp) -> bool:
     )
 
 
-def wide_results(module: Module, modes: Mapping[str, str]) -> dict[str, float]:
-    """Convolutions whose result is to have 16 bits, and how many times what calibration saw these are to hold.
+class Heads:
+    """Which results of a module can have another width than their neighbours' modes say; found once, for any number of tables."""
 
-    They are heads and arguments of scaled activations that only layers read to which `modes` gives a float type by name. A Reshape has
-    the type of its input whatever it is given, so its readers must be float, too.
-    """
-    layers = [op for op in module.layers() if modes.get(op.layer_name) not in FLOAT_TYPES]
-    heads = (op.layer_name for op in layers if is_head(op) and _read_as_float(op, modes))
-    arguments = (op.layer_name for op in layers if is_argument(op) and _read_as_float(op, modes))
-    return dict.fromkeys(heads, 1.0) | dict.fromkeys(arguments, ARGUMENT_ROOM)
+    def __init__(self, module: Module) -> None:
+        ops, outputs = list(module.layers()), set(module.output_names)
+        self._readers = {op.layer_name: [reader.layer_name for reader in _readers(op)] for op in ops}
+        self._reshapes = {op.layer_name for op in ops if isinstance(op, TopReshapeOp)}
+        heads, arguments = (op.layer_name for op in ops if is_head(op)), (op.layer_name for op in ops if is_argument(op))
+        self._room = dict.fromkeys(heads, 1.0) | dict.fromkeys(arguments, ARGUMENT_ROOM)
+        self._actives = [op.layer_name for op in ops if isinstance(op, TopScaledActiveOp) and op.layer_name not in outputs]
 
+    def wide(self, modes: Mapping[str, str]) -> dict[str, float]:
+        """Convolutions whose result is to have 16 bits, and how many times what calibration saw these are to hold.
 
-def narrow_results(module: Module, modes: Mapping[str, str]) -> frozenset[str]:
-    """Scaled activations that compute in float, but give 8 bits at once, since nothing but 8-bit layers reads them."""
-    outputs = set(module.output_names)
-    return frozenset(
-        op.layer_name
-        for op in module.layers()
-        if isinstance(op, TopScaledActiveOp)
-        and modes.get(op.layer_name) in FLOAT_TYPES
-        and op.layer_name not in outputs
-        and not any(modes.get(reader.layer_name) in FLOAT_TYPES for reader in _readers(op))
-    )
+        They are heads and arguments of scaled activations that only layers read to which `modes` gives a float type by name. A Reshape has
+        the type of its input whatever it is given, so its readers must be float, too.
+        """
+        return {name: room for name, room in self._room.items() if modes.get(name) not in FLOAT_TYPES and self._read_as_float(name, modes)}
+
+    def narrow(self, modes: Mapping[str, str]) -> frozenset[str]:
+        """Scaled activations that compute in float, but give 8 bits at once, since nothing but 8-bit layers reads them."""
+        in_float = (name for name in self._actives if modes.get(name) in FLOAT_TYPES)
+        return frozenset(name for name in in_float if not any(modes.get(reader) in FLOAT_TYPES for reader in self._readers[name]))
+
+    def _read_as_float(self, name: str, modes: Mapping[str, str]) -> bool:
+        readers = self._readers[name]
+        if not all(modes.get(reader) in FLOAT_TYPES for reader in readers):
+            return False
+        return all(self._read_as_float(reader, modes) for reader in readers if reader in self._reshapes)
 
 
 def is_argument(op: LayerOp) -> bool:
@@ -68,13 +74,6 @@ def is_argument(op: LayerOp) -> bool:
 def wide_quantization(threshold: float) -> Quantization:
     """16 bits, zero point 0, one step a 257th of the symmetric 8-bit one of a threshold (7.2); never unsigned."""
     return Quantization(DType.I16, threshold / DType.I8.limits[1] * 255 / 65535)
-
-
-def _read_as_float(op: LayerOp, modes: Mapping[str, str]) -> bool:
-    readers = _readers(op)
-    if not all(modes.get(reader.layer_name) in FLOAT_TYPES for reader in readers):
-        return False
-    return all(_read_as_float(reader, modes) for reader in readers if isinstance(reader, TopReshapeOp))
 
 
 def _readers(op: LayerOp) -> list[LayerOp]:

@@ -8,7 +8,7 @@ from bmflow.ir.structure import TopInputOp, TopWeightOp
 from bmflow.passes.lowering import activation, combine, conv, move, pool
 from bmflow.passes.lowering.base import INT8, Analysis, Choice, Lowerings
 from bmflow.passes.lowering.boundary import calibrate_inputs, cast_outputs, strip_input_casts
-from bmflow.passes.lowering.heads import narrow_results, wide_results
+from bmflow.passes.lowering.heads import Heads
 from bmflow.passes.lowering.modes import check_precision, choose_all
 from bmflow.passes.lowering.options import LoweringOptions
 from bmflow.passes.lowering.propagate import propagate
@@ -57,14 +57,15 @@ def decide(module: Module, options: LoweringOptions) -> tuple[Analysis, dict[str
     _check(module, options)
     imported = import_ranges(module, options.table, options.asymmetric) if options.table else {}
     ranges = propagate(module, imported)
+    heads, modes = Heads(module), options.precision.modes if options.precision else {}
     analysis = Analysis(
         module=module, options=options, ranges=ranges,
         asymmetric=asymmetric_names(module, options.table, options.asymmetric),
         weight_readers={
             op.layer_name: len(set(users(op.output))) for op in module.block.ops if isinstance(op, TopWeightOp)
         },
-        wide=wide_results(module, options.precision.modes) if options.precision else {},
-        narrow=narrow_results(module, options.precision.modes) & ranges.keys() if options.precision and options.mode == INT8 else frozenset(),
+        wide=heads.wide(modes),
+        narrow=heads.narrow(modes) & ranges.keys() if options.mode == INT8 else frozenset(),
     )  # fmt: skip
     return analysis, choose_all(analysis, imported, LOWERINGS)
 
