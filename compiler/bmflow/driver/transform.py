@@ -203,7 +203,7 @@ def _validate(imported: Imported, options: TransformOptions, show: Callable[[str
     inputs = load_inputs(imported.module, list(options.test_input))
     artifacts.save_npz(inputs_file, inputs)
     LOG.info("[CMD]: %s", _command(inputs_file, f"{name}_opt.onnx", reference_file))
-    references = run_onnx(imported.model, inputs, all_tensors=True)
+    references = run_onnx(imported.model, inputs, all_tensors=True, fused=imported.fused)
     LOG.info("[CMD]: %s", _command(inputs_file, options.mlir, options.test_result))
     results = run_top(imported.module, inputs)
     artifacts.save_npz(options.test_result, results)

@@ -99,6 +99,10 @@ class Node:
             raise Unsupported(f"the output is empty, shape {list(shape)}")
         return shape
 
+    def is_constant(self, index: int) -> bool:
+        """Whether the value of an input is known."""
+        return self.proto.input[index] in self.graph.known.constants
+
     def constant(self, index: int, what: str) -> np.ndarray:
         """Value of an input that must be constant."""
         value = self.graph.known.constants.get(self.proto.input[index])
@@ -128,6 +132,23 @@ class Node:
     def optional_weight(self, index: int, what: str, shape: Shape | None = None) -> SSAValue:
         """`weight`, or top.None when the input is absent."""
         return self.weight(index, what, shape) if self.has(index) else self.none
+
+    def reshaped_weight(self, index: int, what: str, shape: Shape) -> SSAValue:
+        """Top value of a constant input that has this shape but for broadcasting; the node gives its name to a copy that differs."""
+        array = self.constant(index, what)
+        if array.shape == shape:
+            return self.value(index)
+        try:
+            full = np.broadcast_to(array, np.broadcast_shapes((1,) * array.ndim, shape)).reshape(shape)
+        except ValueError as error:
+            raise Unsupported(f"{what} has shape {list(array.shape)}, expected {list(shape)}") from error
+        return self.new_weight(what.split()[-1], full)
+
+    def new_weight(self, what: str, array: np.ndarray) -> SSAValue:
+        """A constant that the file does not hold in this form, named `<layer>_<what>`, of rank 1 or more."""
+        name, taken = f"{self.name}_{what}", self.graph.builder.module.weights.keys() | self.graph.known.constants.keys()
+        free = next(candidate for candidate in (name, *(f"{name}_{i}" for i in range(len(taken)))) if candidate not in taken)
+        return self.graph.builder.weight(free, array.reshape(array.shape or (1,)))
 
     @property
     def none(self) -> SSAValue:

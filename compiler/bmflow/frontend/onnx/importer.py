@@ -1,8 +1,8 @@
-"""From an ONNX file to a top module: one op per node, named `<output>_<OpType>`, nothing optimized yet."""
+"""From an ONNX file to a top module: one op per node (or known chain of nodes), named `<output>_<OpType>`, nothing optimized yet."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +12,7 @@ from onnx import ModelProto, NodeProto
 from bmflow.errors import InputError
 from bmflow.frontend.onnx import reader
 from bmflow.frontend.onnx.converters import CONVERTERS
+from bmflow.frontend.onnx.fuse import Fused, fuse_chains
 from bmflow.frontend.onnx.graph import Graph, Node, Unsupported
 from bmflow.frontend.onnx.resolve import Resolved, Shape, exported_shapes, resolve, resolved_model
 from bmflow.ir.attributes import Python
@@ -28,10 +29,14 @@ class InputRecord(Protocol):
 
 @dataclass(frozen=True)
 class Imported:
-    """A top module straight from the front end, and the ONNX graph it was converted from, shapes fixed and constants folded."""
+    """A top module straight from the front end, and the ONNX graph it was converted from, shapes fixed and constants folded.
+
+    `fused` names the operator of the tensors that chains of nodes of `model` make, which became one op each.
+    """
 
     module: Module
     model: ModelProto
+    fused: Mapping[str, str]
 
 
 @dataclass
@@ -82,10 +87,12 @@ def import_onnx(
     known = resolve(model, exported)
     simplified = resolved_model(model, known)
     reader.prune(simplified)
-    return Imported(_convert(simplified, known, name, record, path), simplified)
+    fused = fuse_chains(simplified, known)
+    return Imported(_convert(fused, known, name, record, path), simplified, fused.kinds)
 
 
-def _convert(model: ModelProto, known: Resolved, name: str, record: InputRecord | None, path: str | Path) -> Module:
+def _convert(fused: Fused, known: Resolved, name: str, record: InputRecord | None, path: str | Path) -> Module:
+    model = fused.model
     graph = Graph(model, known, ModuleBuilder(name, "ONNX"))
     for number, value in enumerate(reader.network_inputs(model), 1):
         shape = known.shape(value.name)
@@ -93,7 +100,7 @@ def _convert(model: ModelProto, known: Resolved, name: str, record: InputRecord 
         graph.values[value.name] = graph.builder.input(value.name, shape, record(number, shape) if record else None)
     refusals = _Refusals({})
     for node in model.graph.node:
-        _convert_node(node, graph, refusals)
+        _convert_node(node, graph, fused, refusals)
     refusals.raise_if_any(path)
     for output in model.graph.output:
         if output.name not in graph.values:
@@ -102,7 +109,7 @@ def _convert(model: ModelProto, known: Resolved, name: str, record: InputRecord 
     return graph.builder.finish([graph.values[output.name] for output in model.graph.output])
 
 
-def _convert_node(node: NodeProto, graph: Graph, refusals: _Refusals) -> None:
+def _convert_node(node: NodeProto, graph: Graph, fused: Fused, refusals: _Refusals) -> None:
     """Convert one node; one that cannot be is noted, and a stand-in lets the nodes behind it be judged too."""
     try:
         if node.domain not in ("", "ai.onnx") or node.op_type not in CONVERTERS:
@@ -110,7 +117,7 @@ def _convert_node(node: NodeProto, graph: Graph, refusals: _Refusals) -> None:
         if all(name in graph.values or name in graph.known.constants for name in node.input if name):
             CONVERTERS[node.op_type](Node(node, graph))
     except Unsupported as verdict:
-        refusals.add(node, str(verdict))
+        refusals.add(node, fused.why_not(node) or str(verdict))
         for name in node.output:
             shape = graph.known.shape(name) if name else None
             if shape is not None:

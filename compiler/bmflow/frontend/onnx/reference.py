@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -17,20 +18,25 @@ _HIDDEN = ("Cast", "Constant", "Dropout", "Loop")
 
 
 def run_onnx(
-    model: ModelProto | str | Path, inputs: Mapping[str, np.ndarray], all_tensors: bool = False, threads: int | None = None
+    model: ModelProto | str | Path,
+    inputs: Mapping[str, np.ndarray],
+    all_tensors: bool = False,
+    threads: int | None = None,
+    fused: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, np.ndarray]:
     """Run an ONNX graph once.
 
     Args:
         inputs: arrays by input name; converted to the type that the graph declares.
         all_tensors: return the network inputs and every node's outputs under `<output>_<OpType>` instead of the graph outputs by name.
+        fused: operator by output, where a chain of nodes counts as one (`Imported.fused`).
     Returns:
         floats as float32, other types as they are.
     Raises:
         InputError: a missing input, or onnxruntime refuses the graph or the arrays.
     """
     graph = read_model(model) if isinstance(model, str | Path) else model
-    keys = _layer_keys(graph) if all_tensors else {value.name: value.name for value in graph.graph.output}
+    keys = _layer_keys(graph, fused) if all_tensors else {value.name: value.name for value in graph.graph.output}
     feeds = _feeds(graph, inputs)
     try:
         session = _session(_with_outputs(graph, list(keys)), threads)
@@ -41,8 +47,9 @@ def run_onnx(
     return {name: _real(array) for name, array in feeds.items()} | results if all_tensors else results
 
 
-def _layer_keys(model: ModelProto) -> dict[str, str]:
-    return {name: f"{name}_{node.op_type}" for node in model.graph.node if node.op_type not in _HIDDEN for name in node.output if name}
+def _layer_keys(model: ModelProto, fused: Mapping[str, str]) -> dict[str, str]:
+    made = {name: node.op_type for node in model.graph.node if node.op_type not in _HIDDEN for name in node.output if name}
+    return {name: f"{name}_{kind}" for name, kind in (made | dict(fused)).items()}
 
 
 def _with_outputs(model: ModelProto, names: list[str]) -> ModelProto:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 
-from bmflow.dialects.top.elementwise import TopAddOp, TopMulOp, TopReluOp, TopSigmoidOp, TopSoftmaxOp
+import numpy as np
+
+from bmflow.dialects.top.elementwise import TopAddOp, TopGELUOp, TopMulOp, TopReluOp, TopSigmoidOp, TopSoftmaxOp
 from bmflow.dialects.top.shape import TopReshapeOp
+from bmflow.frontend.onnx.fuse import GELU
 from bmflow.frontend.onnx.graph import Converter, Node, Unsupported
 from bmflow.ir.layer import LayerOp
 
@@ -23,6 +26,30 @@ def convert_add(node: Node) -> None:
 def convert_mul(node: Node) -> None:
     """Mul -> top.Mul."""
     _convert_arithmetic(node, TopMulOp)
+
+
+def convert_sub(node: Node) -> None:
+    """Sub -> top.Add of the negated constant, or with the coefficients 1 and -1."""
+    if node.is_constant(1):
+        node.bind(node.emit(TopAddOp, [node.value(), node.new_weight("negated", -node.constant(1, "what it subtracts"))]))
+        return
+    node.bind(node.emit(TopAddOp, [node.value(0), node.value(1)], {"coeff": [1.0, -1.0]}))
+
+
+def convert_div(node: Node) -> None:
+    """Div by a constant -> top.Mul by its reciprocal."""
+    divisor = node.constant(1, "what it divides by").astype(np.float64)
+    if not divisor.all():
+        raise Unsupported("it divides by 0")
+    node.bind(node.emit(TopMulOp, [node.value(), node.new_weight("reciprocal", 1.0 / divisor)]))
+
+
+def convert_gelu(node: Node) -> None:
+    """Gelu (and the chain of nodes that is one) -> top.GELU."""
+    approximate = node.text("approximate", "none")
+    if approximate != "none":
+        raise Unsupported(f"approximate {approximate}; only the exact form, none, is supported")
+    node.bind(node.emit(TopGELUOp, [node.value()]))
 
 
 def convert_relu(node: Node) -> None:
@@ -67,9 +94,13 @@ def convert_softmax(node: Node) -> None:
 CONVERTERS: dict[str, Converter] = {
     "Add": convert_add,
     "Sum": convert_add,
+    "Sub": convert_sub,
     "Mul": convert_mul,
+    "Div": convert_div,
     "Relu": convert_relu,
     "Clip": convert_clip,
     "Sigmoid": convert_sigmoid,
+    "Gelu": convert_gelu,
+    GELU: convert_gelu,
     "Softmax": convert_softmax,
 }

@@ -76,6 +76,26 @@ def convert_split(node: Node) -> None:
             node.bind(node.emit(TopSliceOp, _slice_operands(node), settings, part, f"{output}_Split"), index)
 
 
+def convert_gather(node: Node) -> None:
+    """Gather by one constant index, or by several at equal distances -> top.Slice, and top.Reshape where the axis vanishes."""
+    shape, axis = node.shape(), node.int("axis") % len(node.shape())
+    given = node.constant(1, "its index")
+    if node.is_constant(0):
+        raise Unsupported("its data are constant")
+    indices = [int(i) % shape[axis] for i in given.ravel()]
+    step = indices[1] - indices[0] if len(indices) > 1 else 1
+    if given.ndim > 1 or not indices or step < 1 or indices != list(range(indices[0], indices[-1] + 1, step)):
+        raise Unsupported(f"indices {given.tolist()}; only one, or several at equal distances upwards, are supported")
+    if len(shape) == 1 and given.ndim == 0:
+        raise Unsupported("its result is a single number")
+    offset, ends, steps = [0] * len(shape), list(shape), [1] * len(shape)
+    offset[axis], ends[axis], steps[axis] = indices[0], indices[-1] + 1, step
+    kept = (*shape[:axis], len(indices), *shape[axis + 1 :])
+    name = node.name if given.ndim else f"{node.name}_slice"
+    part = node.emit(TopSliceOp, _slice_operands(node), _slice_settings(offset, ends, steps), kept, name)
+    node.bind(part if given.ndim else node.emit(TopReshapeOp, [part], {"shape": list(node.output_shape())}))
+
+
 CONVERTERS: dict[str, Converter] = {
     "Concat": convert_concat,
     "Reshape": convert_reshape,
@@ -85,4 +105,5 @@ CONVERTERS: dict[str, Converter] = {
     "Transpose": convert_transpose,
     "Slice": convert_slice,
     "Split": convert_split,
+    "Gather": convert_gather,
 }
