@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from bmflow.dialects.top.conv import TopBatchNormOp, TopConvOp
 from bmflow.dialects.top.elementwise import TopAddOp, TopMulOp, TopReluOp
+from bmflow.dialects.top.matmul import TopMatMulOp
 from bmflow.dialects.top.pool import TopAvgPoolOp, TopMaxPoolOp
 from bmflow.dialects.top.shape import TopConcatOp
 from bmflow.ir.attributes import to_attribute
@@ -14,12 +15,12 @@ from bmflow.ir.layer import LayerOp
 from bmflow.ir.module import Module
 from bmflow.passes.rewrite import Rewrite, merge_into, producer, single_user
 
-_CLAMPS = (TopConvOp, TopBatchNormOp, TopAddOp, TopMulOp, TopConcatOp, TopMaxPoolOp, TopAvgPoolOp)
+_CLAMPS = (TopConvOp, TopMatMulOp, TopBatchNormOp, TopAddOp, TopMulOp, TopConcatOp, TopMaxPoolOp, TopAvgPoolOp)
 
 
 @dataclass(frozen=True)
 class FuseReluIntoProducer(Rewrite):
-    """Relu(Op(x), limit) -> Op(x, do_relu, limit) for Conv, BatchNorm, Add, Mul, Concat and pools."""
+    """Relu(Op(x), limit) -> Op(x, do_relu, limit) for Conv, MatMul, BatchNorm, Add, Mul, Concat and pools."""
 
     pattern: ClassVar = (TopReluOp,)
 
