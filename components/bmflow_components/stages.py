@@ -127,7 +127,7 @@ CALIBRATE = Stage(
     inputs=(_MLIR, _DATASET),
     outputs=(
         Port("table", Kind.TABLE, "calibration_table", "range of every tensor"),
-        Port("corrected", Kind.MLIR, "corrected", "the module that the table is for: corrected by we, gptq and bc, else as given", folder=True),
+        Port("corrected", Kind.MLIR, "corrected", "the module that the table is for: as the corrections made it, else as given", folder=True),
         Port("histograms", Kind.RECORD, "histograms.json", "absolute values of every tensor, counted, beside its threshold"),
         Port("patterns", Kind.TABLE, "shape_pattern_qtable", "layers that patterns of the network keep in float; for use in quantize_table"),
     ),
@@ -136,6 +136,8 @@ CALIBRATE = Stage(
         Param("input_num", 0, "pictures used, 0 for all of the calibration set", least=0),
         Param("tune_num", 5, "batches that ranges are tuned on, 0 for none", least=0),
         Param("bins", 2048, "bins of a histogram", least=128),
+        Param("sq", False, "SmoothQuant: weights of matrix products take over what outlier channels spread", basic=True),
+        Param("smc", False, "softmax correction: probabilities of attention use all of their 8 bits", basic=True),
         Param("we", False, "weight equalization: every channel gets a scale of its own, through SiLU too", basic=True),
         Param("gptq", False, "filters are rounded so that errors of weights cancel on the pictures (GPTQ)", basic=True),
         Param("bc", False, "bias correction: mean 8-bit errors are taken out of the biases", basic=True),

@@ -1,7 +1,9 @@
-"""Ranges that follow from the weights of an equalized module, whatever values the samples happen to have.
+"""Ranges that follow from how a corrected module was made, whatever values the samples happen to have.
 
 `--we` scales the argument of an activation to -1..1 channel by channel, with room for what the samples did not show. A range found by
 looking at values over all channels would clip every channel a little, and take that room away again.
+
+`--smc` divides the probabilities of attention by what their 8 bits shall reach; the range of the quotient is 0..1 (quantization notes, 2.8).
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bmflow.dialects.top.elementwise import TopScaledActiveOp
+from bmflow.dialects.top.elementwise import TopMulOp, TopScaledActiveOp, TopSoftmaxOp
 from bmflow.dialects.top.pool import TopMaxPoolOp
 from bmflow.dialects.top.shape import TopConcatOp, TopUpsampleOp
 from bmflow.ir.layer import layer_name
@@ -24,7 +26,7 @@ SILU_LOWEST = -1.2784645
 
 
 def ranges_of_weights(module: Module, ranges: Mapping[str, Range]) -> dict[str, Range]:
-    """`ranges` with those around activations scaled per channel replaced; a module without any keeps what it has.
+    """`ranges` with those around activations scaled per channel, and of scaled probabilities, replaced; a module without any keeps what it has.
 
     The argument reaches from -1 to 1, the result as far as the function carries that in the widest channel, a MaxPool or an Upsample of
     it as far, and a Concat of such results as far as the widest of them.
@@ -39,7 +41,15 @@ def ranges_of_weights(module: Module, ranges: Mapping[str, Range]) -> dict[str, 
             known[op.layer_name] = sources[0]
         elif isinstance(op, TopConcatOp) and len(sources) == len(op.operands) and all(sources):
             known[op.layer_name] = _range([source.low for source in sources if source], [source.high for source in sources if source])
+        elif isinstance(op, TopMulOp) and _scales_probabilities(op):
+            known[op.layer_name] = Range(1.0, 0.0, 1.0)
     return {name: known.get(name, found) for name, found in ranges.items()}
+
+
+def _scales_probabilities(op: TopMulOp) -> bool:
+    """Whether a Softmax is all that a product reads beside constants."""
+    sources = activations(op)
+    return len(sources) == 1 and isinstance(sources[0].owner, TopSoftmaxOp)
 
 
 def _result(module: Module, op: TopScaledActiveOp) -> Range:

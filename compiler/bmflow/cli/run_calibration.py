@@ -27,8 +27,9 @@ aciq_gauss and aciq_laplace (best for a bell or a double exponential). kl and ac
 are raised where that brings the outputs of the next layers closer to float.
 
 Corrections: on networks with SiLU, --we recovers most of what 8 bits lose without any float layer, and --gptq part of what rounding
-filters loses; behind Relu take --cali_method max. Give model_deploy the corrected .mlir (its name is printed) together with
-the table, and --asymmetric for one more bit behind SiLU.
+filters loses; behind Relu take --cali_method max. On networks with attention, --sq evens out the channels that matrix products read, and
+--smc the probabilities of a Softmax over many tokens; both leave alone what would win too little, and say so. Give model_deploy the
+corrected .mlir (its name is printed) together with the table, and --asymmetric for one more bit behind SiLU.
 
 Searches: --search pareto picks the threshold of each layer by its effect on the outputs and lifts the layers that cost the least time for
 the noise they bring (run_qtable --help tells more); search_qtable and search_threshold are those users know. The thresholds to deploy
@@ -68,12 +69,14 @@ def _parser() -> argparse.ArgumentParser:
     search_options.add_patterns(how)
     how.add_argument("--kurtosis_analysis", action="store_true", help="also write kurtosis_analysis: which layers have outliers")
     better = parse.add_argument_group("corrections (the .mlir stays as it is; a corrected one appears beside it)")
+    better.add_argument(
+        "--sq", action="store_true", help="SmoothQuant: weights of matrix products take over what outlier channels in front of them spread"
+    )
+    better.add_argument("--smc", action="store_true", help="softmax correction: probabilities of attention use all of their 8 bits")
     better.add_argument("--we", action="store_true", help="weight equalization: every channel gets its own scale, through SiLU too")
     better.add_argument("--gptq", action="store_true", help="filters are rounded so that errors of weights cancel on the samples (GPTQ)")
     better.add_argument("--bc", action="store_true", help="bias correction: mean 8-bit errors are taken out of the biases")
     better.add_argument("--bc_inference_num", type=int, default=30, help="samples for bias correction (default 30)")
-    better.add_argument("--sq", action="store_true", help="SmoothQuant, for LayerNorm in front of MatMul")
-    better.add_argument("--smc", action="store_true", help="softmax correction, for Softmax in front of MatMul")
     better.add_argument("--part_asymmetric", action="store_true", help="zero points for SiLUs that only convolutions read")
     how = search_options.add(parse, "8 for pareto, else 30")
     how.add_argument(
@@ -97,9 +100,9 @@ def _run(options: argparse.Namespace) -> int:
     corrections = Corrections(options.we, options.bc, options.sq, options.smc, options.bc_inference_num, options.gptq)
     if options.search != "False":
         return _search(options, corrections)
-    if options.we or options.gptq or options.bc or options.sq or options.smc:
-        correct_and_calibrate(_options(options), corrections, common.progress)
-        if line := deploy_line(_options(options), corrections):
+    if corrections.names:
+        corrected = correct_and_calibrate(_options(options), corrections, common.progress)
+        if line := deploy_line(_options(options), corrected):
             print(line)
     else:
         calibrate(_options(options), common.progress)
@@ -110,19 +113,17 @@ def _search(options: argparse.Namespace, corrections: Corrections) -> int:
     """Correct first if asked to, then search on what will be deployed; what counts are the outputs of the uncorrected network."""
     from dataclasses import replace
 
-    from bmflow.driver.correct import correct_and_calibrate, say_what_does_not_apply
+    from bmflow.driver.correct import correct_and_calibrate
     from bmflow.driver.search import prepare, search
 
     calibrate, reference = _options(options), ""
     methods = common.comma_list(options.quantize_method_list)
     asked = search_options.options(options, calibrate, options.search, methods=methods, benchmark=options.benchmark_method)
-    if corrections.suffix:
+    if corrections.names:
         prepare(asked, lambda items, total, what: items, print)
-        correct_and_calibrate(replace(calibrate, quantize_table=""), corrections, common.progress)
-        reference, stem = calibrate.mlir, calibrate.mlir.removesuffix(".mlir")
-        calibrate = replace(calibrate, mlir=f"{stem}{corrections.suffix}.mlir")
-    else:
-        say_what_does_not_apply(corrections)
+        corrected = correct_and_calibrate(replace(calibrate, quantize_table=""), corrections, common.progress)
+        reference = calibrate.mlir if corrected.mlir != calibrate.mlir else ""
+        calibrate = replace(calibrate, mlir=corrected.mlir)
     search(replace(asked, calibrate=calibrate, reference=reference), common.progress)
     return 0
 

@@ -1,7 +1,8 @@
-"""Corrections before calibration: --we, --gptq, --bc, --sq, --smc of run_calibration.
+"""Corrections before calibration: --sq, --smc, --we, --gptq, --bc of run_calibration.
 
-The user's files stay as they are: a corrected module and its weights appear beside them, `<stem>_we.mlir`, `<stem>_gptq.mlir`,
-`<stem>_bc.mlir` or several in this order, `<stem>_we_gptq_bc.mlir`, the table is made for that one, and `deploy_line` says how to deploy it.
+The user's files stay as they are: a corrected module and its weights appear beside them, named after the corrections in this order, such
+as `<stem>_sq.mlir` or `<stem>_we_gptq_bc.mlir`; the table is made for that one, and `deploy_line` says how to deploy it. --sq and --smc
+write nothing where a network has no place for them.
 """
 
 from __future__ import annotations
@@ -20,14 +21,19 @@ from bmflow.correction.bias import bias_errors, correct_biases
 from bmflow.correction.channel_statistics import channel_statistics
 from bmflow.correction.equalize import equalize
 from bmflow.correction.gptq import round_filters
+from bmflow.correction.smooth import can_be_smoothed, smooth
+from bmflow.correction.softmax import can_be_corrected, correct_softmaxes
 from bmflow.driver.calibrate import CalibrateOptions, Progress, calibrate, load_top, sample_entries
 from bmflow.errors import InputError
+from bmflow.explain.texts import decibels, times
 from bmflow.ir.module import Module
 from bmflow.passes.lowering import LoweringOptions, lower
 from bmflow.tables.calibration import CalibrationTable
 
 LOG = logging.getLogger("bmflow")
 BIAS_SAMPLES = 30
+NAMED = 5
+"""So many layers of each correction are named in the log."""
 
 
 @dataclass(frozen=True)
@@ -42,81 +48,128 @@ class Corrections:
     rounding: bool = False
 
     @property
-    def suffix(self) -> str:
-        """What the names of the corrected files end in."""
-        return "".join(f"_{name}" for name, wanted in (("we", self.equalize), ("gptq", self.rounding), ("bc", self.bias)) if wanted)
+    def names(self) -> list[str]:
+        """The corrections to make, in the order they are made."""
+        asked = {"sq": self.smooth, "smc": self.softmax, "we": self.equalize, "gptq": self.rounding, "bc": self.bias}
+        return [name for name in _CORRECTIONS if asked[name]]
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """The table, and the module it was made for: the user's own where nothing was corrected."""
+
+    table: CalibrationTable
+    mlir: str
 
 
 def correct_and_calibrate(
     options: CalibrateOptions, corrections: Corrections, progress: Progress | None = None, show: Callable[[str], None] = print
-) -> CalibrationTable:
+) -> Corrected:
     """Write the corrected module and calibrate it.
 
     Raises:
         InputError: as `calibrate`; nothing is written then.
     """
-    bar = progress or (lambda items, total, what: items)
     module, entries = load_top(options.mlir), sample_entries(options)
-    say_what_does_not_apply(corrections)
-    stem = Path(options.mlir).with_suffix("")
-    if corrections.equalize:
-        path = f"{stem}_we.mlir"
-        module = _equalize(module, entries, bar)
-        _save(module, path)
-        options = replace(options, mlir=path)
-    if corrections.rounding:
-        path = f"{stem}{replace(corrections, bias=False).suffix}.mlir"
-        module = round_filters(module, _inputs(module, entries, bar, "what filters read"), options.threads)
-        _save(module, path)
-        options = replace(options, mlir=path)
-    if corrections.bias:
-        module = _correct_bias(module, entries[: corrections.bias_samples], calibrate(options, progress, show), bar)
-        path = f"{stem}{corrections.suffix}.mlir"
-        _save(module, path)
-        options = replace(options, mlir=path)
-    return calibrate(options, progress, show)
+    stem = str(Path(options.mlir).with_suffix(""))
+    for name in applicable(module, corrections).names:
+        work = _Work(module, entries, options, corrections, progress, show)
+        module, stem = _CORRECTIONS[name](work), f"{stem}_{name}"
+        options = replace(options, mlir=f"{stem}.mlir")
+        _save(module, options.mlir)
+    return Corrected(calibrate(options, progress, show), options.mlir)
 
 
-def deploy_line(options: CalibrateOptions, corrections: Corrections) -> str:
+def deploy_line(options: CalibrateOptions, corrected: Corrected) -> str:
     """What to type to deploy the corrected module; empty when nothing was corrected."""
-    if not corrections.suffix:
+    if corrected.mlir == options.mlir:
         return ""
-    mlir = f"{Path(options.mlir).with_suffix('')}{corrections.suffix}.mlir"
-    return f"deploy the corrected module: model_deploy --mlir {mlir} --quantize INT8 --calibration_table {options.table} ..."
+    return f"deploy the corrected module: model_deploy --mlir {corrected.mlir} --quantize INT8 --calibration_table {options.table} ..."
 
 
-def _equalize(module: Module, entries: Sequence[samples.Entry], bar: Progress) -> Module:
-    result = equalize(module, channel_statistics(module, _inputs(module, entries, bar, "channel ranges")))
+def applicable(module: Module, corrections: Corrections) -> Corrections:
+    """The corrections without those that a network has no place for, which the log names."""
+    can_smooth = not corrections.smooth or can_be_smoothed(module)
+    can_correct = not corrections.softmax or can_be_corrected(module)
+    if not can_smooth:
+        LOG.info("--sq: no LayerNorm feeds a MatMul in this network; nothing to smooth")
+    if not can_correct:
+        LOG.info("--smc: no Softmax feeds a MatMul in this network; nothing to correct")
+    return replace(corrections, smooth=corrections.smooth and can_smooth, softmax=corrections.softmax and can_correct)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What one correction works on; `options` are those of a calibration of the module as it is before."""
+
+    module: Module
+    entries: Sequence[samples.Entry]
+    options: CalibrateOptions
+    corrections: Corrections
+    progress: Progress | None
+    show: Callable[[str], None]
+
+    def inputs(self, what: str, count: int | None = None) -> Iterator[dict[str, np.ndarray]]:
+        """Network inputs of the first `count` samples, or of all."""
+        loader = samples.Loader(self.module, self.entries[:count])
+        items: Iterable[Any] = self.progress(loader.entries, len(loader.entries), what) if self.progress else loader.entries
+        yield from loader.batches((entry, loader.load(entry)) for entry in items)
+        if not loader.used:
+            raise InputError(f"the {len(loader.entries)} samples do not make one batch of {loader.batch}; the first is {loader.entries[0]}")
+
+
+def _smooth(work: _Work) -> Module:
+    result = smooth(work.module, work.inputs("what matrix products read"), work.options.threads)
+    for name, gain in sorted(result.gains.items(), key=lambda item: item[1].share)[:NAMED]:
+        far = f"its farthest channel reaches {times(gain.farthest)} the median"
+        LOG.info("--sq: %s: %s; the 8-bit products behind it kept %s, now %s", name, far, decibels(gain.before), decibels(gain.after))
+    _summarize("--sq", len(result.gains), result.left, "would win too little")
+    return result.module
+
+
+def _correct_softmaxes(work: _Work) -> Module:
+    result = correct_softmaxes(work.module, work.inputs("probabilities"), work.options.threads)
+    for name, gain in sorted(result.gains.items(), key=lambda item: item[1].share)[:NAMED]:
+        scales = ", ".join(f"{scale:.3g}" for scale in gain.scales[:4]) + (", ..." if len(gain.scales) > 4 else "")
+        LOG.info("--smc: %s: divided by %s; the 8-bit product kept %s, now %s", name, scales, decibels(gain.before), decibels(gain.after))
+    _summarize("--smc", len(result.gains), result.left, "would win too little")
+    return result.module
+
+
+def _summarize(option: str, changed: int, left: Sequence[str], why: str) -> None:
+    names = ", ".join(left[:NAMED]) + (f" and {len(left) - NAMED} more" if len(left) > NAMED else "")
+    if left:
+        LOG.info("%s: %d layers changed, %d left, which %s: %s", option, changed, len(left), why, names)
+    if not changed:
+        LOG.info("%s: the module stays as it is", option)
+
+
+def _equalize(work: _Work) -> Module:
+    result = equalize(work.module, channel_statistics(work.module, work.inputs("channel ranges"), work.options.threads))
     if not result.scaled:
         LOG.info("--we: no feature map has channels that can be scaled; the module stays as it is")
-    for name, spread in sorted(result.scaled.items(), key=lambda item: -item[1])[:5]:
+    for name, spread in sorted(result.scaled.items(), key=lambda item: -item[1])[:NAMED]:
         LOG.info("--we: %s: channel peaks were %.0f x apart", name, spread)
     return result.module
 
 
-def _correct_bias(module: Module, entries: Sequence[samples.Entry], table: CalibrationTable, bar: Progress) -> Module:
-    lowered = lower(module, LoweringOptions(target.load("bm1684x"), "INT8", table=table))
-    errors = bias_errors(module, lowered, _inputs(module, entries, bar, "bias errors"))
-    LOG.info("--bc: biases of %d convolutions corrected", len(errors))
-    return correct_biases(module, errors)
+def _round(work: _Work) -> Module:
+    return round_filters(work.module, work.inputs("what filters read"), work.options.threads)
 
 
-def _inputs(module: Module, entries: Sequence[samples.Entry], bar: Progress, what: str) -> Iterator[dict[str, np.ndarray]]:
-    loader = samples.Loader(module, entries)
-    loaded: Iterable[Any] = ((entry, loader.load(entry)) for entry in bar(entries, len(entries), what))
-    yield from loader.batches(loaded)
-    if not loader.used:
-        raise InputError(f"the {len(entries)} samples do not make one batch of {loader.batch}; the first is {entries[0]}")
+def _correct_bias(work: _Work) -> Module:
+    table = calibrate(work.options, work.progress, work.show)
+    lowered = lower(work.module, LoweringOptions(target.load("bm1684x"), "INT8", table=table))
+    errors = bias_errors(work.module, lowered, work.inputs("bias errors", work.corrections.bias_samples))
+    LOG.info("--bc: biases of %d layers corrected", len(errors))
+    return correct_biases(work.module, errors)
+
+
+_CORRECTIONS: dict[str, Callable[[_Work], Module]] = {
+    "sq": _smooth, "smc": _correct_softmaxes, "we": _equalize, "gptq": _round, "bc": _correct_bias,
+}  # fmt: skip
 
 
 def _save(module: Module, path: str) -> None:
     module.save(path, f"{Path(path).stem}_top_f32_all_weight.npz")
     LOG.info("Mlir file generated:%s", path)
-
-
-def say_what_does_not_apply(corrections: Corrections) -> None:
-    """SmoothQuant needs LayerNorm before MatMul, softmax correction Softmax before MatMul; networks with MatMul are refused earlier."""
-    if corrections.smooth:
-        LOG.info("--sq: no LayerNorm feeds a MatMul in this network; nothing to smooth")
-    if corrections.softmax:
-        LOG.info("--smc: no Softmax feeds a MatMul in this network; nothing to correct")

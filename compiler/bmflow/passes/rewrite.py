@@ -142,6 +142,20 @@ def insert_before(op: LayerOp, new: LayerOp) -> LayerOp:
     return new
 
 
+def insert_behind(op: LayerOp, new: LayerOp) -> LayerOp:
+    """Put a new op right behind an existing one."""
+    block = op.parent_block()
+    assert block is not None
+    block.insert_op_after(new, op)
+    return new
+
+
+def free_name(name: str, module: Module) -> str:
+    """A layer name that no layer has: `name`, or `name_1`, ..."""
+    taken = {op.layer_name for op in module.layers()}
+    return next(free for i in range(len(taken) + 1) if (free := f"{name}_{i}" if i else name) not in taken)
+
+
 def erase(op: Operation) -> None:
     """Erase an op that nobody reads, then its producers that have become dead; inputs and top.None stay."""
     operands = list(op.operands)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bmflow.dialects.top.elementwise import TopAddOp, TopSoftmaxOp
+from bmflow.dialects.top.elementwise import TopAddOp, TopMulOp, TopSoftmaxOp
+from bmflow.dialects.top.matmul import TopLayerNormOp
 from bmflow.dialects.top.pool import TopAvgPoolOp
 from bmflow.errors import CompileError, InputError, nearest_names
 from bmflow.ir.layer import LayerOp, layer_name
@@ -15,6 +16,7 @@ from bmflow.passes.lowering.base import INT8, Analysis, Choice, Lowerings, choos
 from bmflow.passes.lowering.options import LoweringOptions
 from bmflow.passes.lowering.propagate import activations
 from bmflow.passes.lowering.ranges import Interval, Ranges, require_known
+from bmflow.passes.rewrite import producer
 from bmflow.tables.precision import PrecisionTable
 
 MAX_THRESHOLD_RATIO = 64
@@ -77,7 +79,17 @@ def _request(op: LayerOp, options: LoweringOptions, imported: Ranges) -> Request
         return Request("F32", "high precision")
     if options.mode == INT8 and isinstance(op, TopAddOp) and (reason := _far_apart(op, imported)):
         return Request(options.float_mode, reason)
+    if options.mode == INT8 and isinstance(op, TopMulOp) and (source := _float_source(op)):
+        return Request(options.float_mode, f"scales the float result of {source} before it is rounded to 8 bits")
     return Request(options.mode, "mode of the module")
+
+
+def _float_source(op: TopMulOp) -> str:
+    """The LayerNorm or Softmax whose result the constants of a Mul scale; empty for other products, and for a Softmax that has integers."""
+    sources = [producer(value) for value in activations(op)]
+    source = sources[0] if len(sources) == 1 else None
+    is_float = isinstance(source, TopLayerNormOp) or (isinstance(source, TopSoftmaxOp) and source["axis"] != 1)
+    return source.layer_name if isinstance(source, TopLayerNormOp | TopSoftmaxOp) and is_float else ""
 
 
 def _far_apart(op: LayerOp, imported: Mapping[str, Interval]) -> str:

@@ -1,0 +1,299 @@
+"""--sq: SmoothQuant, which lets the weights of matrix products carry a part of the spread of what these read.
+
+    MatMul(LayerNorm(x; g, b), W)  ->  MatMul(LayerNorm(x; g / s, b / s), s[k] * W[k, n])
+
+A few channels that reach far make the steps of all others coarse; one scale per channel evens them out, and the float network stays the
+same but for rounding. Other ops that can divide their channels serve as well: a Mul by constants, a MatMul by a constant, such as the
+values of attention, whose channels come out of the mixing of tokens as they went in. A LayerNorm that others read, too, as a residual
+sum does, gets a Mul of its own in front of the products. Source: Xiao et al. 2023, "SmoothQuant: Accurate and efficient post-training
+quantization for large language models", equation 4; that scales are chosen by the error of the 8-bit products on samples, and the second
+row of candidates, follow the quantization notes, 3. Ours are the errors of a lowered MatMul: one step for all weights of a matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmflow.correction.channel_flow import Flow, Leaf, follow, is_constant_product, rows_of
+from bmflow.correction.channel_graph import clamps_above
+from bmflow.correction.product_rows import Rows, product_rows
+from bmflow.correction.rounding import round_activation, round_weights
+from bmflow.dialects.top.elementwise import TopMulOp
+from bmflow.dialects.top.matmul import TopLayerNormOp, TopMatMulOp
+from bmflow.ir.layer import LayerOp, layer_name
+from bmflow.ir.module import Module
+from bmflow.ir.structure import TopWeightOp
+from bmflow.ir.types import DType, is_none, shape_of
+from bmflow.passes.rewrite import free_name, replace, users
+
+Reals = NDArray[np.float64]
+BALANCES = tuple(np.arange(21) / 20)
+CLIPS = tuple(np.arange(1, 21) / 20)
+LEAST_GAIN = 0.02
+"""Channels whose products would win less of their error stay as they are."""
+LEAST_GAIN_OF_MUL = 0.1
+"""What a Mul of its own must win to be worth its time."""
+SILENT = 1e-4
+"""A channel that reaches less than this share of the farthest counts as if it reached so far: the samples do not say how far it can."""
+ENDING = "smooth"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Error power over power of the 8-bit products behind one layer, before and after; `farthest` of its channels over their median."""
+
+    before: float
+    after: float
+    farthest: float
+
+    @property
+    def share(self) -> float:
+        """Part of the error that is left."""
+        return self.after / max(self.before, np.finfo(np.float64).tiny)
+
+
+@dataclass
+class Smoothed:
+    """The rewritten module, what was won by the layers that were scaled, and those that were left because they would win too little."""
+
+    module: Module
+    gains: dict[str, Gain] = field(default_factory=dict[str, Gain])
+    left: list[str] = field(default_factory=list[str])
+
+
+def smooth(module: Module, samples: Iterable[Mapping[str, np.ndarray]], threads: int = 2) -> Smoothed:
+    """Scale channels in front of matrix products; `module` is a top module and is left as it is.
+
+    Args:
+        samples: network inputs by name, at least one; looked at once, and not at all where there is no point to smooth.
+    """
+    return _Smoother(module.clone()).run(samples, threads)
+
+
+def can_be_smoothed(module: Module) -> bool:
+    """Whether anything in a network can divide its channels for matrix products to multiply them."""
+    clone = module.clone()
+    _insert_unit_products(clone)
+    return any(True for _ in _points(clone))
+
+
+@dataclass(frozen=True)
+class _Point:
+    """An op that can divide its channels, the MatMuls that multiply them again, and which channels only these read."""
+
+    source: LayerOp
+    leaves: tuple[Leaf, ...]
+    free: NDArray[np.bool_]
+
+
+class _Smoother:
+    def __init__(self, module: Module) -> None:
+        self.module, self.result = module, Smoothed(module)
+        self.inserted = _insert_unit_products(module)
+        self.rows: dict[str, Rows] = {}
+        self.applied: dict[str, Reals] = {}
+        """By layer name: what its channels have been divided by since the rows were gathered."""
+
+    def run(self, samples: Iterable[Mapping[str, np.ndarray]], threads: int) -> Smoothed:
+        points = list(_points(self.module))
+        names = {name for point in points for name in self._read(point)}
+        self.rows = product_rows(self.module, names, samples, threads) if names else {}
+        for point in points:
+            self._treat(point)
+        self.module.op.verify()
+        return self.result
+
+    @staticmethod
+    def _read(point: _Point) -> list[str]:
+        """Values whose rows must be known."""
+        sources = [point.source] if isinstance(point.source, TopMatMulOp) else []
+        return [layer_name(op.input) for op in (*(leaf.op for leaf in point.leaves), *sources)]
+
+    def _treat(self, point: _Point) -> None:
+        name, costs = point.source.layer_name, point.source in self.inserted
+        peak = self._peak(point)
+        as_it_is = self._error(point, np.ones(len(peak)))
+        best = min(_candidates(peak, self._largest_weights(point), point.free), key=lambda scales: self._error(point, scales))
+        after = self._error(point, best)
+        if after > (1 - (LEAST_GAIN_OF_MUL if costs else LEAST_GAIN)) * as_it_is:
+            self.result.left.append(name.removesuffix(f"_{ENDING}") if costs else name)
+            if costs:
+                replace(point.source, point.source.operands[0])
+            return
+        known = peak[point.free & (peak > 0)]
+        self.result.gains[name] = Gain(as_it_is, after, float(known.max() / np.median(known)))
+        self._divide(point.source, best)
+        for leaf in point.leaves:
+            self._multiply(leaf, best)
+            self.applied[layer_name(leaf.op.input)] = best[leaf.channels]
+
+    def _peak(self, point: _Point) -> Reals:
+        """How far each channel reaches where MatMuls read it."""
+        peak = np.zeros(len(point.free))
+        for leaf in point.leaves:
+            np.maximum.at(peak, leaf.channels, self.rows[layer_name(leaf.op.input)].peak)
+        return peak
+
+    def _largest_weights(self, point: _Point) -> Reals:
+        """Largest magnitude among the weights that multiply each channel."""
+        largest = np.zeros(len(point.free))
+        for leaf in point.leaves:
+            np.maximum.at(largest, leaf.channels, np.abs(rows_of(leaf.op, self.module)).max(1))
+        return largest
+
+    def _tokens(self, name: str, scales: Reals | float = 1.0) -> tuple[Reals, tuple[float, float]]:
+        """Tokens of a value as they would be divided by `scales`, too, and the ends of its range."""
+        rows, divisor = self.rows[name], self.applied.get(name, 1.0) * scales
+        return rows.kept.astype(np.float64) / divisor, (float((rows.low / divisor).min()), float((rows.high / divisor).max()))
+
+    def _error(self, point: _Point, scales: Reals) -> float:
+        """Noise to signal of all 8-bit products that the scales concern, one like the other."""
+        found = sum(self._error_of(leaf, scales) for leaf in point.leaves)
+        return found + self._error_of_source(point, scales) if isinstance(point.source, TopMatMulOp) else found
+
+    def _error_of(self, leaf: Leaf, scales: Reals) -> float:
+        own = scales[leaf.channels]
+        x, (low, high) = self._tokens(layer_name(leaf.op.input), own)
+        weights = rows_of(leaf.op, self.module) * own[:, None]
+        exact = x @ weights
+        errors = round_activation(x, low, high) @ round_weights(weights) - exact
+        return _noise(errors, exact)
+
+    def _error_of_source(self, point: _Point, scales: Reals) -> float:
+        """A source that is a MatMul has weights and a result of its own to round, seen through its leaves and, for other channels, as it is.
+
+        What attention averages out on the way counts in full.
+        """
+        source = point.source
+        assert isinstance(source, TopMatMulOp)
+        x, (low, high) = self._tokens(layer_name(source.input))
+        weights = rows_of(source, self.module)
+        bias = np.zeros(len(scales)) if is_none(source.bias) else self.module.weight(source.bias).reshape(-1).astype(np.float64)
+        exact = x @ weights + bias
+        stored = round_activation(x, low, high) @ round_weights(weights / scales) + bias / scales
+        ends = np.stack([exact.min(0), exact.max(0)]) / scales
+        errors = round_activation(stored, ends.min(), ends.max()) * scales - exact
+        found = sum(
+            _noise(errors[:, c] @ w, exact[:, c] @ w) for c, w in ((leaf.channels, rows_of(leaf.op, self.module)) for leaf in point.leaves)
+        )
+        return found if point.free.all() else found + _noise(errors[:, ~point.free], exact[:, ~point.free])
+
+    def _divide(self, op: LayerOp, scales: Reals) -> None:
+        """Let an op give its channels divided by `scales`."""
+        match op:
+            case TopLayerNormOp():
+                size = shape_of(op.output)[int(op["axis"]) :]  # pyright: ignore[reportArgumentType]
+                weight = np.ones(size) if is_none(op.weight) else self.module.weight(op.weight).astype(np.float64)
+                self._replace(op, 1, weight / scales, "weight")
+                if not is_none(op.bias):
+                    self._replace(op, 2, self.module.weight(op.bias).astype(np.float64) / scales, "bias")
+            case TopMatMulOp():
+                right = self.module.weight(op.right).astype(np.float64)
+                self._replace(op, 1, right / scales[:, None] if op["right_transpose"] else right / scales, "weight")
+                if not is_none(op.bias):
+                    self._replace(op, 2, self.module.weight(op.bias).astype(np.float64) / scales, "bias")
+            case _:
+                index = next(i for i, value in enumerate(op.operands) if isinstance(value.owner, TopWeightOp))
+                self._replace(op, index, self.module.weight(op.operands[index]).astype(np.float64) / scales, "weight")
+
+    def _multiply(self, leaf: Leaf, scales: Reals) -> None:
+        right, own = self.module.weight(leaf.op.right).astype(np.float64), scales[leaf.channels]
+        self._replace(leaf.op, 1, right * own if leaf.op["right_transpose"] else right * own[:, None], "weight")
+
+    def _replace(self, op: LayerOp, index: int, values: Reals, what: str) -> None:
+        op.operands[index] = self.module.new_weight(f"{op.layer_name}_smoothed_{what}", values.astype(np.float32), DType.F32, op)
+
+
+def _points(module: Module) -> Iterator[_Point]:
+    """All points of a network in program order."""
+    for op in module.layers():
+        if not _can_divide(op):
+            continue
+        flow = follow(module, op.results[0])
+        free = _free(flow, shape_of(op.results[0])[-1])
+        leaves = tuple(leaf for leaf in flow.leaves if free[leaf.channels].any())
+        if leaves and (isinstance(op, TopMatMulOp) or not flow.fixed):
+            yield _Point(op, leaves, free)
+
+
+def _can_divide(op: LayerOp) -> bool:
+    """Whether an op can give every channel of its last axis divided by a scale, by its weights alone."""
+    match op:
+        case TopLayerNormOp():
+            return True
+        case TopMulOp():
+            constants = [value for value in op.operands if isinstance(value.owner, TopWeightOp)]
+            return len(constants) == 1 and not clamps_above(op) and shape_of(constants[0])[-1:] == shape_of(op.output)[-1:]
+        case TopMatMulOp():
+            return is_constant_product(op) and not clamps_above(op)
+        case _:
+            return False
+
+
+def _free(flow: Flow, channels: int) -> NDArray[np.bool_]:
+    free = np.zeros(channels, np.bool_)
+    for leaf in flow.leaves:
+        free[leaf.channels] = True
+    free[list(flow.fixed)] = False
+    return free
+
+
+def _insert_unit_products(module: Module) -> list[LayerOp]:
+    """Give every LayerNorm that MatMuls and others read a Mul by ones in front of the MatMuls, named after it."""
+    inserted: list[LayerOp] = []
+    for op in list(module.layers()):
+        if isinstance(op, TopLayerNormOp) and follow(module, op.output).fixed and (made := _insert_unit_product(op, module)):
+            inserted.append(made)
+    return inserted
+
+
+def _insert_unit_product(op: TopLayerNormOp, module: Module) -> LayerOp | None:
+    readers: list[LayerOp] = []
+    for reader in dict.fromkeys(users(op.output)):
+        flow = follow(module, op.output, [reader])
+        if isinstance(reader, LayerOp) and flow.leaves and not flow.fixed:
+            readers.append(reader)
+    if not readers:
+        return None
+    name, first = free_name(f"{op.layer_name}_{ENDING}", module), readers[0]
+    ones = module.new_weight(f"{name}_weight", np.ones(shape_of(op.output)[-1], np.float32), DType.F32, first)
+    made = TopMulOp.make(name, [op.output, ones], op.output.type)
+    block = first.parent_block()
+    assert block is not None
+    block.insert_op_before(made, first)
+    for reader in readers:
+        for index, value in enumerate(reader.operands):
+            if value is op.output:
+                reader.operands[index] = made.output
+    if follow(module, made.output).fixed:  # a branch meets another one that stays
+        replace(made, op.output)
+        return None
+    return made
+
+
+def _candidates(peak: Reals, weights: Reals, free: NDArray[np.bool_]) -> Iterator[Reals]:
+    """Scales worth trying, 1 for channels that are not free."""
+    if not (free & (peak > 0)).any():
+        return
+    reach = np.maximum(peak, SILENT * peak[free].max())
+    for balance in BALANCES:
+        with np.errstate(divide="ignore", over="ignore"):
+            yield _settled(reach**balance / weights ** (1 - balance), free)
+    for clip in CLIPS:
+        yield _settled(np.maximum(reach / (reach[free].max() * clip), 1.0), free)
+
+
+def _settled(scales: Reals, free: NDArray[np.bool_]) -> Reals:
+    """Numbers that make no sense become 1; the geometric mean of the free ones is 1, so that floats keep their size."""
+    sound = free & np.isfinite(scales) & (scales > 0)
+    middle = np.exp(np.log(scales[sound]).mean()) if sound.any() and sound.all() else 1.0
+    return np.where(sound, scales / middle, 1.0)
+
+
+def _noise(errors: Reals, exact: Reals) -> float:
+    """Error power over power."""
+    return float(np.square(errors).sum() / max(np.square(exact).sum(), np.finfo(np.float32).tiny))
