@@ -1,13 +1,14 @@
-"""Relu, Sigmoid, SiLU and Softmax: tables of 256 entries for integers, F32 or half types otherwise (quantization notes, 7.4 and 9.3)."""
+"""Relu, Sigmoid, SiLU, GELU and Softmax: tables of 256 entries for integers, F32 or half types otherwise (quantization notes, 7.4 and 9.3)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import numpy as np
 
-from bmflow.dialects.top.elementwise import TopReluOp, TopScaledActiveOp, TopSigmoidOp, TopSiLUOp, TopSoftmaxOp
+from bmflow.dialects.top.elementwise import TopGELUOp, TopReluOp, TopScaledActiveOp, TopSigmoidOp, TopSiLUOp, TopSoftmaxOp
 from bmflow.dialects.tpu.compute import TpuActiveOp, TpuLutOp, TpuReluOp, TpuScaledActiveOp, TpuSoftmaxOp
 from bmflow.dialects.tpu.shape import TpuReshapeOp
 from bmflow.ir.attributes import ActiveMode, Python, enum_attribute, si32
@@ -34,6 +35,11 @@ def silu(x: np.ndarray) -> np.ndarray:
     """x / (1 + exp(-x)) in float64."""
     with np.errstate(over="ignore"):
         return x / (1.0 + np.exp(-x))
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    """x / 2 * (1 + erf(x / sqrt(2))) in float64."""
+    return x / 2 * (1.0 + np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2)))
 
 
 FUNCTIONS: dict[str, Function] = {"SILU": silu, "SIGMOID": sigmoid}
@@ -113,6 +119,17 @@ class LowerSiLUInt8(_LowerByTable):
     function = staticmethod(silu)
 
 
+class LowerGELUInt8(_LowerByTable):
+    """GELU(x) -> Lut(x, table)."""
+
+    pattern = TopGELUOp
+    function = staticmethod(gelu)
+
+    def check(self, op: LayerOp, analysis: Analysis) -> str:
+        """See `Lowering.check`."""
+        return _approximation(op)
+
+
 class _LowerActive(Lowering):
     """f(x) -> Active(x, mode) in F32, whatever float type is asked for."""
 
@@ -138,6 +155,21 @@ class LowerSiLUFloat(_LowerActive):
 
     pattern = TopSiLUOp
     mode = "SILU"
+
+
+class LowerGELUFloat(_LowerActive):
+    """GELU(x) -> Active(x, GELU) in F32."""
+
+    pattern = TopGELUOp
+    mode = "GELU"
+
+    def check(self, op: LayerOp, analysis: Analysis) -> str:
+        """See `Lowering.check`."""
+        return _approximation(op)
+
+
+def _approximation(op: LayerOp) -> str:
+    return "" if op["approx_mode"] == "normal" else f"its approximation {op['approx_mode']} is not supported"
 
 
 class _LowerScaledActive(Lowering):
@@ -279,6 +311,7 @@ LOWERINGS = (
     LowerReluInt8(), LowerReluFloat(),
     LowerSigmoidInt8(), LowerSigmoidFloat(),
     LowerSiLUInt8(), LowerSiLUFloat(),
+    LowerGELUInt8(), LowerGELUFloat(),
     LowerScaledActiveInt8(), LowerScaledActiveFloat(),
     LowerSoftmaxInt8(), LowerSoftmaxFloat(), LowerSoftmaxF32(),
 )  # fmt: skip

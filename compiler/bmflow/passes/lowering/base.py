@@ -114,6 +114,6 @@ def choose(op: LayerOp, mode: str, why: str, analysis: Analysis, table: Lowering
             objections.append(objection)
             continue
         compute = row.computes[mode]
-        note = "; ".join(objections) or row.note
+        note = "; ".join(dict.fromkeys(objections)) or row.note
         return Choice(row, compute, why if compute == mode or not note else f"{why}; {note}")
     return "; ".join(dict.fromkeys(objections)) or f"{op.name} has no lowering to {mode}"

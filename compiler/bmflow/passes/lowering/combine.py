@@ -47,6 +47,8 @@ class LowerAddInt8(Lowering):
 
     def check(self, op: LayerOp, analysis: Analysis) -> str:
         """See `Lowering.check`."""
+        if min(coefficients(op)) <= 0:
+            return "it subtracts, which its integer form cannot"
         if op.layer_name not in analysis.ranges:
             return ""
         sources = [_source(value, analysis) for value in op.operands]

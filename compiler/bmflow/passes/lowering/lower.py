@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from bmflow.dialects.top.matmul import TopMatMulOp
 from bmflow.errors import CompileError, InputError
 from bmflow.ir.module import Module
 from bmflow.ir.structure import TopInputOp, TopWeightOp
-from bmflow.passes.lowering import activation, combine, conv, move, pool
+from bmflow.passes.lowering import activation, combine, conv, matmul, move, pool
 from bmflow.passes.lowering.base import INT8, Analysis, Choice, Lowerings
 from bmflow.passes.lowering.boundary import calibrate_inputs, cast_outputs, strip_input_casts
 from bmflow.passes.lowering.heads import Heads
@@ -16,7 +17,9 @@ from bmflow.passes.lowering.ranges import asymmetric_names, import_ranges
 from bmflow.passes.lowering.writer import Writer
 from bmflow.passes.rewrite import replace, users
 
-LOWERINGS: Lowerings = (*conv.LOWERINGS, *pool.LOWERINGS, *combine.LOWERINGS, *activation.LOWERINGS, *move.LOWERINGS)
+LOWERINGS: Lowerings = (
+    *conv.LOWERINGS, *matmul.LOWERINGS, *pool.LOWERINGS, *combine.LOWERINGS, *activation.LOWERINGS, *move.LOWERINGS
+)  # fmt: skip
 """All lowerings; of those for one kind of op, the first one without an objection is taken."""
 
 
@@ -77,6 +80,8 @@ def _check(module: Module, options: LoweringOptions) -> None:
         raise CompileError(f"{target.name}: lowering is not supported yet; this version lowers for bm1684x")
     if options.asymmetric and not target.asymmetric:
         raise InputError(f"--asymmetric: {target.name} computes INT8 symmetrically only; leave the option out")
+    if options.matmul_perchannel and any(isinstance(op, TopMatMulOp) for op in module.layers()):
+        raise InputError("--matmul_perchannel: this version gives a matrix one scale for all of its columns; leave the option out")
     if options.precision is not None:
         check_precision(module, options, options.precision)
     if options.mode == INT8 and options.table is None:

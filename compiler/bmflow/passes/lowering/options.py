@@ -16,7 +16,7 @@ class LoweringOptions:
     mode: F32, F16, BF16 or INT8, for every layer that `precision` does not name. asymmetric: integers with zero points.
     table: ranges of all tensors, needed as soon as one layer is INT8. quant_input, quant_output: leave out the casts at the
     network's ends, so that inputs and outputs are of the type computed in. high_precision: AvgPool and Softmax in F32.
-    matmul_perchannel concerns matrix products, which the dialect does not have yet.
+    matmul_perchannel is refused where there is a matrix product: its right operand has one scale.
     """
 
     target: Target

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bmflow.dialects.top.elementwise import TopMulOp, TopReluOp, TopScaledActiveOp, TopSigmoidOp, TopSiLUOp, TopSoftmaxOp
+from bmflow.dialects.top.elementwise import TopGELUOp, TopMulOp, TopReluOp, TopScaledActiveOp, TopSigmoidOp, TopSiLUOp, TopSoftmaxOp
 from bmflow.dialects.top.pool import TopMaxPoolOp
 from bmflow.dialects.top.shape import TopDepth2SpaceOp, TopPermuteOp, TopReshapeOp, TopSliceOp, TopUpsampleOp
 from bmflow.errors import InputError, nearest_names
@@ -83,16 +83,17 @@ def import_ranges(module: Module, table: CalibrationTable, asymmetric: bool) -> 
 
 
 def asymmetric_names(module: Module, table: CalibrationTable | None, asymmetric: bool) -> frozenset[str]:
-    """Layers whose result has a zero point: all of them, or the SiLUs that the table's `#asym_op` block lists, and copies of those.
+    """Layers whose result has a zero point: all of them, or the SiLUs and GELUs that the table's `#asym_op` block lists, and copies of those.
 
-    The block also lists the convolutions that read those activations; they need nothing, a zero point is part of the type they read.
+    The block also lists the convolutions and matrix products that read those activations; they need nothing, a zero point is part of
+    the type they read.
     """
     if asymmetric:
         return frozenset(op.layer_name for op in module.layers())
     listed = set(table.asym_ops) if table else set[str]()
     found: set[str] = set()
     for op in module.layers():
-        if (isinstance(op, TopSiLUOp | TopScaledActiveOp) and op.layer_name in listed) or (
+        if (isinstance(op, TopSiLUOp | TopGELUOp | TopScaledActiveOp) and op.layer_name in listed) or (
             isinstance(op, COPIES) and layer_name(op.operands[0]) in found
         ):
             found.add(op.layer_name)
