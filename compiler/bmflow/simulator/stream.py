@@ -15,17 +15,19 @@ from bmflow.simulator.arith import decode_arith
 from bmflow.simulator.conv import decode_conv
 from bmflow.simulator.dma import decode_dma
 from bmflow.simulator.instruction import Fields, Instruction, Place
+from bmflow.simulator.matmul import decode_matmul
 from bmflow.simulator.pool import decode_pool
-from bmflow.simulator.vector import decode_between_lanes, decode_gather, decode_requant, decode_series
+from bmflow.simulator.vector import decode_between_lanes, decode_gather, decode_requant, decode_special_function
 from bmflow.target import Target
 
 DECODERS: Mapping[str, Callable[[Fields], None]] = {
     "sCONV": decode_conv,
     "sPorD": decode_pool,
+    "sMM2": decode_matmul,
     "sAR": decode_arith,
     "sRQ&sDQ": decode_requant,
     "sSG": decode_gather,
-    "sSFU": decode_series,
+    "sSFU": decode_special_function,
     "sTRANS&sBC": decode_between_lanes,
     "DMA_tensor": decode_dma,
 }

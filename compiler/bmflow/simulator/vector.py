@@ -19,10 +19,12 @@ from bmflow.simulator.operand import Local, Shape, line_strides, load, store
 
 REQUANT_INTEGER = 1
 REQUANT_PASSES = 3
+ITERATIONS = 4
+"""Of an inverse square root, so many that the starting value, which no source describes, cannot show any more."""
 GATHER = 5
 BYTES = 256
 TABLE_PER_LANE = 4
-TAYLOR = 13
+TAYLOR, RSQRT = 13, 17
 LANE_COPY, LANE_BROADCAST = 2, 3
 
 
@@ -221,16 +223,31 @@ def _look_up_bytes(parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -
     return run
 
 
-def decode_series(fields: Fields) -> None:
-    """Read sfu.taylor: R = sum of coefficients[k] * x^k."""
-    fields.support(fields["tsk_eu_typ"] == TAYLOR, f"function {fields.instruction.name}")
-    shape = fields.shape("res0")
-    dtype, terms = fields.dtype("opd0_prec", 1), fields["opd1_n"]
-    fields.require_sizes("the series", (terms,))
-    fields.require(dtype.is_float and fields.dtype("res0_prec", 1) is dtype, f"a series of {dtype.value}")
+def decode_special_function(fields: Fields) -> None:
+    """Read sfu.taylor or sfu.rsqrt."""
+    kind = fields["tsk_eu_typ"]
+    fields.support(kind in (TAYLOR, RSQRT), f"function {fields.instruction.name}")
+    shape, dtype = fields.shape("res0"), fields.dtype("opd0_prec", 1)
+    fields.require(dtype.is_float and fields.dtype("res0_prec", 1) is dtype, f"{fields.instruction.name} of {dtype.value}")
     x, y = fields.local("opd0_addr", shape, dtype), fields.local("res0_addr", shape, dtype)
+    fields.require(x.lane == y.lane, "operands start in different lanes")
+    if kind == TAYLOR:
+        _decode_series(fields, x, y)
+        return
+    iterations = fields["opd2_n_str"] + 1
+    fields.support(iterations == ITERATIONS, f"a square root of {iterations} iterations")
+    fields.reads(x)
+    fields.writes(y)
+    fields.instruction.work = Work("vector", fields.vector_steps(shape, dtype.itemsize) * iterations)
+    fields.instruction.operation = InverseRoot(x, y)
+
+
+def _decode_series(fields: Fields, x: Local, y: Local) -> None:
+    """R = sum of coefficients[k] * x^k."""
+    shape, dtype, terms = x.shape, x.dtype, fields["opd1_n"]
+    fields.require_sizes("the series", (terms,))
     coefficients = fields.local("opd1_addr", (1, shape[1], 1, terms), dtype, (0, 0, 0, 1))
-    fields.require(x.lane == y.lane == coefficients.lane, "operands start in different lanes")
+    fields.require(x.lane == coefficients.lane, "operands start in different lanes")
     fields.reads(x, coefficients)
     fields.writes(y)
     fields.instruction.work = Work("vector", fields.vector_steps(shape, dtype.itemsize) * (2 * terms - 1))
@@ -259,6 +276,25 @@ class Series:
                     np.multiply(total, values, out=total)
                     np.add(total, factors[..., k : k + 1], out=total)
                 store(y, dtype, total)
+
+        return run
+
+
+@dataclass(frozen=True)
+class InverseRoot:
+    """One rsqrt command. Unconfirmed: four iterations reach the correctly rounded value."""
+
+    x: Local
+    y: Local
+
+    def bind(self, machine: Machine) -> Run:
+        """Prepare the function."""
+        dtype = self.x.dtype
+        parts = list(zip(self.x.views(machine), self.y.views(machine), strict=True))
+
+        def run() -> None:
+            for x, y in parts:
+                store(y, dtype, (1.0 / np.sqrt(load(x, dtype).astype(np.float64))).astype(np.float32))
 
         return run
 
