@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from bmflow.codegen.fields import Arith
 from bmflow.codegen.gdma import DmaCommands
+from bmflow.codegen.tiu_matmul import MatrixCommands
 from bmflow.codegen.tiu_vector import VectorCommands
 from bmflow.codegen.tiu_window import WindowCommands
 
 __all__ = ["Arith", "Assembler"]
 
 
-class Assembler(WindowCommands, VectorCommands, DmaCommands):
-    """Builds the TIU and the GDMA stream of one network; see the three parts for its commands."""
+class Assembler(WindowCommands, MatrixCommands, VectorCommands, DmaCommands):
+    """Builds the TIU and the GDMA stream of one network; see the four parts for its commands."""

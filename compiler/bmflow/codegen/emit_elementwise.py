@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 
 from bmflow.codegen.assembler import Assembler
 from bmflow.codegen.elementwise import EMITTERS, ElementwiseEmitter
@@ -39,7 +40,9 @@ class ElementwiseLayer(Layer):
     def _regions(self) -> list[Region]:
         shape = shape_of(self.result)
         if self.emitter.reduce_h:
-            return [axis_region(shape, int(self.op["axis"]) % len(shape))]  # pyright: ignore[reportArgumentType]
+            axis = int(self.op["axis"]) % len(shape)  # pyright: ignore[reportArgumentType]
+            joined = [*shape[:axis], prod(shape[axis:])] if self.emitter.reduce_trailing else shape
+            return [axis_region(joined, axis)]
         return elementwise_regions([shape_of(value) for value in self.inputs], shape, self.build.memory.lanes)
 
     def _tile(self, region: Region) -> Shape:

@@ -34,6 +34,7 @@ class Arith(IntEnum):
     SUBS = 16
     COPY = 19
     MULS = 20
+    ABS = 26
 
 
 class Layout(IntEnum):

@@ -15,10 +15,12 @@ from bmflow.codegen.emit_channel_lookup import ChannelLookupLayer, has_table_per
 from bmflow.codegen.emit_conv import ConvLayer
 from bmflow.codegen.emit_depthwise import DepthwiseLayer, is_depthwise
 from bmflow.codegen.emit_elementwise import plan_elementwise, plan_relu_in_place
+from bmflow.codegen.emit_matmul import MatMulLayer
 from bmflow.codegen.emit_move import MOVES, plan_move
 from bmflow.codegen.emit_pool import plan_pool
 from bmflow.codegen.layer import Build, Layer, Sequel
 from bmflow.dialects.tpu.compute import TpuConv2DOp, TpuLutOp, TpuPool2DOp
+from bmflow.dialects.tpu.matmul import TpuMatMulOp
 from bmflow.errors import CompileError
 from bmflow.ir.layer import LayerOp, layer_name
 from bmflow.ir.module import Module
@@ -86,6 +88,11 @@ def _plan_conv(build: Build, op: LayerOp) -> Layer:
     return DepthwiseLayer(build, op) if is_depthwise(op) else ConvLayer(build, op)
 
 
+def _plan_matmul(build: Build, op: LayerOp) -> Layer:
+    assert isinstance(op, TpuMatMulOp)
+    return MatMulLayer(build, op)
+
+
 def _plan_pool(build: Build, op: LayerOp) -> Layer:
     assert isinstance(op, TpuPool2DOp)
     return plan_pool(build, op)
@@ -103,6 +110,7 @@ def _plan_move(build: Build, op: LayerOp) -> Layer:
 
 PLANNERS: Mapping[str, Planner] = {
     "tpu.Conv2D": _plan_conv,
+    "tpu.MatMul": _plan_matmul,
     "tpu.Pool2D": _plan_pool,
     **dict.fromkeys(MOVES, _plan_move),
     **dict.fromkeys(EMITTERS, plan_elementwise),

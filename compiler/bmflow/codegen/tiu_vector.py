@@ -11,11 +11,12 @@ from bmflow.numerics.rounding import Rounding
 Operand = Local | Constant
 ARITH_STRIDES: Shape = (1 << 16, 1 << 16, 1 << 18, 1 << 18)
 TABLE_ENTRIES = 256
+TAYLOR, RSQRT = 13, 17
 SUMS_AND_PRODUCTS = (Arith.MUL, Arith.ADD, Arith.SUB, Arith.ADDS, Arith.SUBS, Arith.MULS)
 
 
 class VectorCommands(CommandStreams):
-    """arith, requant, requant_const, gather, taylor, lane_broadcast, lane_copy."""
+    """arith, requant, requant_const, gather, taylor, rsqrt, lane_broadcast, lane_copy."""
 
     def arith(
         self, op: Arith, out: Local, a: Operand, b: Operand | None = None, c: Constant | None = None, *,
@@ -99,15 +100,30 @@ class VectorCommands(CommandStreams):
         Args:
             coefficients: `terms` values of the operand's type in every lane.
         """
-        self.require_sizes(out.shape, (terms,))
-        self.require(out.dtype is x.dtype is coefficients.dtype and x.dtype.is_float, "a series of mixed types")
-        self.require(is_aligned(self.memory, out) and is_aligned(self.memory, x), "a series of operands that are not aligned")
-        fields = {
-            "cmd_short": 1, "tsk_typ": 9, "tsk_eu_typ": 13, "res0_prec": PRECISION[out.dtype], "opd0_prec": PRECISION[x.dtype],
-            "opd1_n": terms, "res0_addr": self.tiu_address(out), "opd0_addr": self.tiu_address(x),
-            "opd1_addr": self.tiu_address(coefficients), **sizes(out, "res0"),
+        self.require_sizes((terms,))
+        self.require(coefficients.dtype is x.dtype, "a series of mixed types")
+        fields = {"opd1_n": terms, "opd1_addr": self.tiu_address(coefficients)}
+        self.append(Engine.TIU, "sSFU", self._special_function(TAYLOR, out, x) | fields, [out], [x, coefficients])
+
+    def rsqrt(self, out: Local, x: Local, iterations: int = 4) -> None:
+        """out = 1 / sqrt(x) for x > 0.
+
+        Args:
+            iterations: 1..4 steps of refinement; unconfirmed: four reach the correctly rounded value in f32.
+        """
+        self.require(1 <= iterations <= 4, f"{iterations} iterations of a square root")
+        fields = self._special_function(RSQRT, out, x) | {"opd2_n_str": iterations - 1}
+        self.append(Engine.TIU, "sSFU", fields, [out], [x])
+
+    def _special_function(self, kind: int, out: Local, x: Local) -> dict[str, int]:
+        self.require_sizes(out.shape)
+        self.require(out.shape == x.shape and out.lane == x.lane, "a function with a result of another shape")
+        self.require(out.dtype is x.dtype and x.dtype.is_float, "a function of mixed types")
+        self.require(is_aligned(self.memory, out) and is_aligned(self.memory, x), "a function of operands that are not aligned")
+        return {
+            "cmd_short": 1, "tsk_typ": 9, "tsk_eu_typ": kind, "res0_prec": PRECISION[out.dtype], "opd0_prec": PRECISION[x.dtype],
+            "res0_addr": self.tiu_address(out), "opd0_addr": self.tiu_address(x), **sizes(out, "res0"),
         }  # fmt: skip
-        self.append(Engine.TIU, "sSFU", fields, [out], [x, coefficients])
 
     def lane_broadcast(self, out: Local, x: Local) -> None:
         """Copy one channel, (n, 1, h, w), to the lanes of `out`, (n, c, h, w); in place is allowed."""
@@ -145,7 +161,7 @@ class VectorCommands(CommandStreams):
     def _check_arith(self, op: Arith, out: Local, a: Operand, b: Operand | None) -> None:
         self.require_sizes(out.shape)
         operands = [x for x in (a, b) if x is not None]
-        self.require(len(operands) == (1 if op in (Arith.CAST, Arith.COPY) else 2), f"{op.name} of {len(operands)} operands")
+        self.require(len(operands) == (1 if op in (Arith.CAST, Arith.COPY, Arith.ABS) else 2), f"{op.name} of {len(operands)} operands")
         for local in operands:
             same = isinstance(local, Constant) or (local.shape == out.shape and local.lane == out.lane)
             self.require(same, f"{op.name} of another shape than {out.shape}")

@@ -33,7 +33,7 @@ def elementwise_regions(inputs: Sequence[Sequence[int]], result: Sequence[int], 
     Where nothing is broadcast, or everything, the tensor is one line cut into as many pieces as there are lanes.
     """
     shapes = [*inputs, result]
-    sizes, strides = _merged(shapes, result)
+    sizes, strides = merged(shapes, result)
     if len(sizes) <= 1:
         return _line(sizes[0] if sizes else 1, [s[0] if s else 0 for s in strides], lanes)
     outer, inner = sizes[:-4], sizes[-4:]
@@ -53,7 +53,7 @@ def axis_region(shape: Sequence[int], axis: int) -> Region:
     return Region((1, outer, size, inner), (access, access))
 
 
-def _merged(shapes: Sequence[Sequence[int]], result: Sequence[int]) -> tuple[list[int], list[list[int]]]:
+def merged(shapes: Sequence[Sequence[int]], result: Sequence[int]) -> tuple[list[int], list[list[int]]]:
     """Join neighbouring dimensions that every tensor treats alike; strides per tensor, 0 where it is broadcast."""
     rank = len(result)
     full = [[1] * (rank - len(shape)) + list(shape) for shape in shapes]

@@ -4,6 +4,7 @@ from bmflow.codegen.elementwise.activation import ActiveEmitter, ScaledActiveEmi
 from bmflow.codegen.elementwise.base import ElementwiseEmitter, Resident
 from bmflow.codegen.elementwise.cast import CastEmitter
 from bmflow.codegen.elementwise.combine import AddEmitter, MulEmitter
+from bmflow.codegen.elementwise.layer_norm import LayerNormEmitter
 from bmflow.codegen.elementwise.lookup import LutEmitter
 from bmflow.codegen.elementwise.relu import ReluEmitter
 from bmflow.codegen.elementwise.rescale import RescaleEmitter
@@ -16,6 +17,7 @@ EMITTERS: dict[str, ElementwiseEmitter] = {
     "tpu.Active": ActiveEmitter(),
     "tpu.Add": AddEmitter(),
     "tpu.Cast": CastEmitter(),
+    "tpu.LayerNorm": LayerNormEmitter(),
     "tpu.Lut": LutEmitter(),
     "tpu.Mul": MulEmitter(),
     "tpu.MulShift": RescaleEmitter(Rounding.HALF_UP),

@@ -1,4 +1,4 @@
-"""Sigmoid and SiLU in f32: 1 / (1 + exp(-x)) and x / (1 + exp(-x)); 16-bit floats are widened first and rounded once at the end."""
+"""Sigmoid 1 / (1 + exp(-x)), SiLU x / (1 + exp(-x)) and GELU (see gelu.py) in f32; 16-bit floats are widened first and rounded once at the end."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from bmflow.codegen.assembler import Arith, Assembler
 from bmflow.codegen.elementwise.base import ElementwiseEmitter, Resident
 from bmflow.codegen.elementwise.exponential import EXP_LIMIT, emit_exp, exp_series
+from bmflow.codegen.elementwise.gelu import emit_gelu, erfc_series
 from bmflow.codegen.elementwise.narrow import emit_narrow
 from bmflow.codegen.layer import zero_point
 from bmflow.codegen.operand import Constant, Local
@@ -19,26 +20,30 @@ MODES = ("SIGMOID", "SILU")
 
 
 class ActiveEmitter(ElementwiseEmitter):
-    """About fourteen commands a tile."""
+    """About fourteen commands a tile, twenty-two for GELU."""
 
     def resident(self, op: LayerOp, module: Module) -> list[Resident]:
-        """The series of exp(-x)."""
-        return [exp_series(-1)]
+        """The series of exp(-x); for GELU those of exp(x) and erfc."""
+        return [exp_series(1), erfc_series()] if _is_gelu(op) else [exp_series(-1)]
 
     def scratch(self, op: LayerOp) -> list[DType]:
-        """Argument and power of two; for 16-bit floats also the input and the result in f32."""
+        """Argument and power of two, for GELU |x|; for 16-bit floats also the input and the result in f32."""
         wide = [] if dtype_of(op.results[0]) is DType.F32 else [DType.F32, DType.F32]
-        return [DType.F32, DType.I32, *wide]
+        return [DType.F32, DType.I32, *([DType.F32] if _is_gelu(op) else []), *wide]
 
     def emit(
         self, asm: Assembler, op: LayerOp, out: Local, inputs: Sequence[Local], scratch: Sequence[Local], resident: Sequence[Local]
     ) -> None:
         """Emit the commands of one tile."""
         argument, power, *wide = scratch
+        size = wide.pop(0) if _is_gelu(op) else None
         x, y = (inputs[0], out) if not wide else (wide[0], wide[1])
         if wide:
             asm.arith(Arith.CAST, x, inputs[0])
-        _emit_function(asm, op, y, x, argument, power, resident[0])
+        if size is not None:
+            emit_gelu(asm, y, x, (argument, size, power), resident)
+        else:
+            _emit_function(asm, op, y, x, argument, power, resident[0])
         if wide:
             asm.arith(Arith.CAST, out, y)
 
@@ -75,6 +80,10 @@ class ScaledActiveEmitter(ElementwiseEmitter):
             return
         asm.arith(Arith.CAST, wide[1], y, rounding=Rounding.HALF_AWAY)
         emit_narrow(asm, out, wide[1], zero_point(op.results[0]))
+
+
+def _is_gelu(op: LayerOp) -> bool:
+    return str(op["mode"]) == "GELU"
 
 
 def _emit_function(asm: Assembler, op: LayerOp, out: Local, x: Local, spare: Local, power: Local, series: Local) -> None:

@@ -28,11 +28,12 @@ class ElementwiseEmitter(ABC):
     """Emits the commands of one op for one tile.
 
     `separate_banks`: result, inputs and residents must lie in different banks. `reduce_h`: h of the tile holds a whole axis,
-    view (1, outer, axis, inner).
+    view (1, outer, axis, inner); with `reduce_trailing` the axis and all after it, view (1, outer, axes, 1).
     """
 
     separate_banks: bool = False
     reduce_h: bool = False
+    reduce_trailing: bool = False
 
     def resident(self, op: LayerOp, module: Module) -> list[Resident]:
         """Constants needed in every lane; none unless overridden."""

@@ -7,12 +7,12 @@ entries are computed, so a result may differ by one step where it lies next to a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from bmflow.codegen.assembler import Arith, Assembler
 from bmflow.codegen.elementwise.base import ElementwiseEmitter, Resident, number
 from bmflow.codegen.elementwise.exponential import EXP_LIMIT, emit_exp, exp_series
 from bmflow.codegen.elementwise.narrow import emit_narrow
+from bmflow.codegen.elementwise.reduce import along_h, emit_maximum, emit_mean, row_of
 from bmflow.codegen.operand import Constant, Local, aligned
 from bmflow.ir.layer import LayerOp
 from bmflow.ir.module import Module
@@ -39,13 +39,12 @@ class SoftmaxEmitter(ElementwiseEmitter):
         """Emit the commands of one tile."""
         asm.require(not op["log"], "the logarithm of a softmax")
         distance, power, exponential, buffer = scratch
-        n, c, h, w = out.shape
-        row = aligned(asm.memory, buffer.address, (n, c, 1, w), DType.F32, buffer.lane)
-        every = replace(row, shape=out.shape, strides=(row.strides[0], row.strides[1], 0, 1))
+        row = row_of(asm, buffer, out)
+        every = along_h(row, out)
         source = quantization_of(op.operands[0])
         self._emit_distance(asm, distance, inputs[0], row, every, number(op, "beta") * (source.scale if source else 1.0))
         emit_exp(asm, exponential, distance, power, resident[0], 1)
-        asm.avg_pool(row, exponential, kernel=(h, 1), stride=(1, 1), pads=(0, 0, 0, 0), scale=1.0)
+        emit_mean(asm, row, exponential, 1.0)
         if out.dtype is DType.F32:
             asm.arith(Arith.DIV, out, exponential, every)
         elif out.dtype.is_float:
@@ -60,7 +59,7 @@ class SoftmaxEmitter(ElementwiseEmitter):
         if x.dtype is not DType.F32:
             asm.arith(Arith.CAST, distance, x)
             x = distance
-        asm.max_pool(row, x, kernel=(x.shape[2], 1), stride=(1, 1), pads=(0, 0, 0, 0), pad_value=0.0)
+        emit_maximum(asm, row, x)
         asm.arith(Arith.SUB, distance, x, every)
         if factor != 1.0:
             asm.arith(Arith.MUL, distance, distance, Constant(factor, DType.F32))
