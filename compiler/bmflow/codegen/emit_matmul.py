@@ -111,9 +111,9 @@ class MatMulLayer(Layer):
         for group in groups:
             cut.append(addresses[: len(group)])
             addresses = addresses[len(group) :]
-        *operands, scratch_at = cut
+        left_at, right_at, bias_at, y_at, scratch_at = cut
         named = {name: (dtype, at) for (name, dtype), at in zip(scratch.items(), scratch_at, strict=True)}
-        return Plan(tiled, *operands, named)
+        return Plan(tiled, left_at, right_at, bias_at, y_at, named)
 
     def _scratch(self, tiled: Tiled) -> dict[str, DType]:
         """Buffers of the result's shape: the sum where the result cannot hold it, a further piece of it, i16 in front of a zero point."""
