@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from bmflow.ir.layer import LayerOp
 from bmflow.ir.module import Module
@@ -107,6 +109,22 @@ def _softmax(op: LayerOp, x: Array) -> Array:
     return e / e.sum(axis=op["axis"], keepdims=True)
 
 
+def _matmul(op: LayerOp, x: Array, right: Array, bias: Array | None) -> Array:
+    y = np.einsum("...mk,...nk->...mn" if op["right_transpose"] else "...mk,...kn->...mn", x, right)
+    return y if bias is None else y + bias
+
+
+def _layer_norm(op: LayerOp, x: Array, weight: Array | None, bias: Array | None) -> Array:
+    axes = tuple(range(op["axis"], x.ndim))
+    centred = x - x.mean(axes, keepdims=True)
+    y = centred / np.sqrt((centred**2).mean(axes, keepdims=True) + op["eps"])
+    return y * (1.0 if weight is None else weight) + (0.0 if bias is None else bias)
+
+
+def _gelu(op: LayerOp, x: Array) -> Array:
+    return np.array([v / 2 * math.erfc(-v / math.sqrt(2)) for v in x.ravel()]).reshape(x.shape)
+
+
 def _slice(op: LayerOp, x: Array, *_: Array) -> Array:
     ranges = zip(op.ints("offset"), op.ints("ends"), op.ints("steps"), strict=True)
     return x[tuple(slice(a, b, s) for a, b, s in ranges)]
@@ -132,7 +150,10 @@ OPS = {
     "top.Sigmoid": _sigmoid,
     "top.SiLU": lambda op, x: x * _sigmoid(op, x),
     "top.ScaledActive": _scaled_active,
+    "top.GELU": _gelu,
     "top.Softmax": _softmax,
+    "top.MatMul": _matmul,
+    "top.LayerNorm": _layer_norm,
     "top.Concat": lambda op, *xs: np.concatenate(xs, axis=op["axis"]),
     "top.Slice": _slice,
     "top.Reshape": _reshape,

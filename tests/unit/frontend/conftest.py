@@ -39,7 +39,7 @@ def converted(rng: np.random.Generator) -> Converted:
         if optimize:
             optimize_top(imported.module)
         inputs = {op.layer_name: rng.normal(size=shape_of(op.output)).astype(np.float32) for op in imported.module.inputs}
-        references = run_onnx(imported.model, inputs, all_tensors=True)
+        references = run_onnx(imported.model, inputs, all_tensors=True, threads=1, fused=imported.fused)
         results = top_numpy.run(imported.module, inputs)
         assert set(imported.module.output_names) & set(references)
         for name in results.keys() & references.keys():

@@ -79,7 +79,9 @@ def test_unsupported_operators_are_listed_all_at_once(tmp_path: Path) -> None:
         node("Tan", ["d"], ["y"]),
     ]
     path = save(tmp_path / "m.onnx", nodes, X, ["y"])
-    with pytest.raises(InputError, match=r"4 nodes.*Erf x2 \(only inside GELU .*\): a_Erf, c_Erf; Clip x1 \(range -inf to inf.*\): d_Clip; Tan x1: y_Tan"):
+    with pytest.raises(
+        InputError, match=r"4 nodes.*Erf x2 \(only inside GELU .*\): a_Erf, c_Erf; Clip x1 \(range -inf.*\): d_Clip; Tan x1: y_Tan"
+    ):
         import_onnx(path, "net")
 
 
