@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from bmflow.dialects.top.conv import TopConvOp
 from bmflow.dialects.top.elementwise import TopAddOp, TopMulOp, TopReluOp, TopScaledActiveOp, TopSigmoidOp, TopSiLUOp, TopSoftmaxOp
-from bmflow.dialects.top.shape import TopPermuteOp, TopReshapeOp
+from bmflow.dialects.top.matmul import TopLayerNormOp, TopMatMulOp
+from bmflow.dialects.top.shape import TopPermuteOp, TopReshapeOp, TopSliceOp
 from bmflow.errors import InputError, nearest_names
 from bmflow.ir.layer import LayerOp
 from bmflow.ir.module import Module
@@ -30,6 +31,7 @@ FLOAT_OF_CHIP = {
 """The float type of single layers in an 8-bit network, by processor."""
 _ACTIVATIONS = (TopReluOp, TopSigmoidOp, TopSiLUOp, TopScaledActiveOp)
 _SCALE_AND_MASK = (TopMulOp, TopAddOp, TopReshapeOp, TopPermuteOp)
+_MOVES = (TopSliceOp, TopReshapeOp, TopPermuteOp)
 _POOLS = ("MaxPool", "MaxPool", "MaxPool", "Concat")
 """A run of op types in program order that YOLO networks have, v5 to v12 and yolox."""
 
@@ -106,6 +108,20 @@ def softmaxes(module: Module) -> list[str]:
     return [op.layer_name for op in module.layers() if op in found]
 
 
+def residual_sums(module: Module) -> list[str]:
+    """In a network with attention every Add that a LayerNorm reads, also through layers that only move values (quantization notes, 5.1)."""
+    layers = list(module.layers())
+    if not any(isinstance(op, TopMatMulOp) and isinstance(producer(op.input), TopSoftmaxOp) for op in layers):
+        return []
+    return [op.layer_name for op in layers if isinstance(op, TopAddOp) and _is_normalized(op)]
+
+
+def _is_normalized(op: LayerOp) -> bool:
+    return any(
+        isinstance(reader, TopLayerNormOp) or (isinstance(reader, _MOVES) and _is_normalized(reader)) for reader in users(op.results[0])
+    )
+
+
 def first_layers(module: Module) -> list[str]:
     """The convolutions of which nothing comes before but network inputs and moves of these, the moves, and the activations behind them."""
     found: set[LayerOp] = set()
@@ -156,6 +172,12 @@ def _users(op: LayerOp) -> list[LayerOp]:
 PATTERNS = (
     Pattern("yolo", True, "behind the head convolutions one scale would serve coordinates and scores alike", yolo_tail),
     Pattern("softmax", True, "exp makes factors of rounding steps, and steps of 1/255 lose small probabilities", softmaxes),
+    Pattern(
+        "attention",
+        True,
+        "a sum that goes on from block to block comes to hold outliers, which normalization makes the most of",
+        residual_sums,
+    ),
     Pattern("first", False, "their noise goes through the whole network", first_layers),
     Pattern("last", False, "nothing behind them averages their noise out", last_layers),
 )

@@ -21,7 +21,8 @@ def add_patterns(how: argparse._ArgumentGroup) -> None:
     how.add_argument(
         "--patterns", default="", metavar="LIST",
         help="known shapes whose layers stay in float: yolo (what follows head convolutions), softmax (and scale and mask before it), "
-        "first, last (convolutions at the ends, for their time); default yolo,softmax; none for none",
+        "attention (sums in front of a LayerNorm), first, last (convolutions at the ends, for their time); default yolo,softmax,attention; "
+        "none for none",
     )  # fmt: skip
     how.add_argument("--no_patterns", action="store_true", help="the same as --patterns none")
 

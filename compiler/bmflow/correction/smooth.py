@@ -35,7 +35,7 @@ BALANCES = tuple(np.arange(21) / 20)
 CLIPS = tuple(np.arange(1, 21) / 20)
 LEAST_GAIN = 0.02
 """Channels whose products would win less of their error stay as they are."""
-LEAST_GAIN_OF_MUL = 0.1
+LEAST_GAIN_OF_MUL = 0.5
 """What a Mul of its own must win to be worth its time."""
 SILENT = 1e-4
 """A channel that reaches less than this share of the farthest counts as if it reached so far: the samples do not say how far it can."""

@@ -31,7 +31,7 @@ from bmflow.passes.rewrite import free_name, insert_before, insert_behind, produ
 
 Reals = NDArray[np.float64]
 MULTIPLES = (1.0, 1.5, 2.0, 3.0, 4.0)
-LEAST_GAIN = 0.1
+LEAST_GAIN = 0.3
 """Part of the error of a product that two more Muls must take away to be worth their time."""
 KEPT = 4
 """Samples of which rows are kept, evenly likely over all, however many there are."""

@@ -22,6 +22,7 @@ from bmflow.passes.lowering import LoweringOptions, lower
 from bmflow.passes.lowering.heads import is_head
 from bmflow.tables.calibration import CalibrationTable, Range
 from bmflow.tables.precision import PrecisionTable
+from token_networks import CHANNELS, Net, Samples, calibrated, noise, outliers
 
 SHAPE = (1, 4, 8, 8)
 WINDOW = {"kernel_shape": [1, 1], "strides": [1, 1], "pads": [0, 0, 0, 0]}
@@ -143,3 +144,31 @@ def test_small_probabilities_survive_in_float_alone(rng: np.random.Generator) ->
         return float(np.linalg.norm(got - exact["soft"]))
 
     assert error(pattern_table(module, "bm1684x")) < error(PrecisionTable({})) / 10
+
+
+def block(rng: np.random.Generator, with_attention: bool = True) -> tuple[Module, Samples]:
+    """A residual stream, one channel of which reaches 20 times as far as the others; normalizations make the others large again."""
+    net, far = Net(rng), outliers(20.0, 5)
+    first = net.norm("first_norm", net.x, 10 / far)
+    v = net.product("values", first, CHANNELS)
+    mixed = net.attention(*(net.product(name, first, CHANNELS) for name in ("queries", "keys")), v) if with_attention else v
+    stream = net.op(TopAddOp, "stream", [net.x, net.product("out", mixed, CHANNELS)])
+    moved = net.slice("moved", stream, 0, CHANNELS)
+    y = net.product("y", net.norm("norm", moved, 10 / far), 8)
+    module = net.finish(net.op(TopAddOp, "sum", [y, net.product("z", mixed, 8)]))
+    return module, [{"x": one["x"] * far.astype(np.float32)} for one in net.samples()]
+
+
+def test_sums_in_front_of_a_normalization_stay_float_in_networks_with_attention(rng: np.random.Generator) -> None:
+    """Also where only a move lies between; the sum at the end is read by no normalization."""
+    table = pattern_table(block(rng)[0], "bm1684x", ["attention"])
+    assert table.modes == {"stream": "F16"}
+    assert table.reasons["stream"].startswith("pattern layers, attention: ")
+    assert pattern_table(block(rng, with_attention=False)[0], "bm1684x", ["attention"]).modes == {}
+
+
+def test_a_float_sum_keeps_what_the_normalization_makes_large(rng: np.random.Generator) -> None:
+    module, inputs = block(rng)
+    options = calibrated(module, inputs)
+    with_pattern = replace(options, precision=pattern_table(module, "bm1684x", ["attention"]))
+    assert noise(module, module, inputs, with_pattern) < noise(module, module, inputs, options) / 2
