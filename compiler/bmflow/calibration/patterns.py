@@ -109,17 +109,26 @@ def softmaxes(module: Module) -> list[str]:
 
 
 def residual_sums(module: Module) -> list[str]:
-    """In a network with attention every Add that a LayerNorm reads, also through layers that only move values (quantization notes, 5.1)."""
-    layers = list(module.layers())
+    """In a network with attention every Add that a LayerNorm reads, and what only moves its values on the way (quantization notes, 5.1)."""
+    layers, found = list(module.layers()), set[LayerOp]()
     if not any(isinstance(op, TopMatMulOp) and isinstance(producer(op.input), TopSoftmaxOp) for op in layers):
         return []
-    return [op.layer_name for op in layers if isinstance(op, TopAddOp) and _is_normalized(op)]
+    for op in reversed(layers):
+        if isinstance(op, (TopAddOp, *_MOVES)) and any(isinstance(reader, TopLayerNormOp) or reader in found for reader in _movers(op)):
+            found.add(op)
+    sums = {op for op in found if isinstance(op, TopAddOp)}
+    return [op.layer_name for op in layers if op in found and (op in sums or _source(op) in sums)]
 
 
-def _is_normalized(op: LayerOp) -> bool:
-    return any(
-        isinstance(reader, TopLayerNormOp) or (isinstance(reader, _MOVES) and _is_normalized(reader)) for reader in users(op.results[0])
-    )
+def _movers(op: LayerOp) -> list[LayerOp]:
+    """The LayerNorms and moves that read a layer."""
+    return [reader for reader in _users(op) if isinstance(reader, (TopLayerNormOp, *_MOVES))]
+
+
+def _source(op: LayerOp) -> Operation | None:
+    """What made the values that a layer moves."""
+    source = producer(op.operands[0])
+    return _source(source) if isinstance(source, LayerOp) and isinstance(source, _MOVES) else source
 
 
 def first_layers(module: Module) -> list[str]:
