@@ -1,4 +1,4 @@
-"""Lowered modules as text: the published example of one convolution, and a small detector with an operator of every kind."""
+"""Lowered modules as text: the published example of one convolution, a small detector, and attention, with an operator of every kind."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from bmflow import target
 from bmflow.dialects.top.conv import TopConvOp
-from bmflow.dialects.top.elementwise import TopAddOp, TopSigmoidOp, TopSiLUOp, TopSoftmaxOp
+from bmflow.dialects.top.elementwise import TopAddOp, TopGELUOp, TopMulOp, TopSigmoidOp, TopSiLUOp, TopSoftmaxOp
+from bmflow.dialects.top.matmul import TopLayerNormOp, TopMatMulOp
 from bmflow.dialects.top.pool import TopAvgPoolOp, TopMaxPoolOp
-from bmflow.dialects.top.shape import TopConcatOp, TopDepth2SpaceOp, TopPermuteOp, TopReshapeOp, TopUpsampleOp
+from bmflow.dialects.top.shape import TopConcatOp, TopDepth2SpaceOp, TopPermuteOp, TopReshapeOp, TopSliceOp, TopUpsampleOp
 from bmflow.ir.attributes import Python
 from bmflow.ir.layer import LayerOp
 from bmflow.ir.module import Module, ModuleBuilder
@@ -43,6 +44,17 @@ class Builder(ModuleBuilder):
         }  # fmt: skip
         operands = [x, self.weight(f"{name}_w", weights), self.weight(f"{name}_b", np.arange(channels) / 8)]
         return self.append(TopConvOp.make(name, operands, tensor_type((n, channels, h // stride, w // stride)), window)).results[0]
+
+    def linear(self, name: str, x: SSAValue, columns: int, relu: bool = False, bias: bool = True) -> SSAValue:
+        rows = shape_of(x)[-1]
+        weights = np.arange(rows * columns).reshape(rows, columns) % 7 / 10 - 0.25
+        operands = [x, self.weight(f"{name}_w", weights), self.weight(f"{name}_b", np.arange(columns) / 8) if bias else self.none]
+        return self.op(TopMatMulOp, name, operands, (*shape_of(x)[:-1], columns), **({"do_relu": True} if relu else {}))
+
+    def norm(self, name: str, x: SSAValue) -> SSAValue:
+        size = shape_of(x)[-1]
+        operands = [x, self.weight(f"{name}_g", 1 + np.arange(size) / 16), self.weight(f"{name}_b", np.arange(size) / 32)]
+        return self.op(TopLayerNormOp, name, operands, shape_of(x), axis=len(shape_of(x)) - 1, normalized_shape=[size], eps=1e-5)
 
 
 def toy() -> tuple[Module, CalibrationTable]:
@@ -79,7 +91,26 @@ def detector() -> tuple[Module, CalibrationTable]:
     return module, CalibrationTable({name: Range(t, 0.0 if name in positive else -t / 2, t) for name, t in rows.items()})
 
 
-NETS = {"toy": toy, "detector": detector}
+def attention() -> tuple[Module, CalibrationTable]:
+    """One head over four tokens, keys read transposed, and a perceptron behind a residual."""
+    build, tokens = Builder("attention", "ONNX"), (1, 4, 8)
+    x = build.input("tokens", tokens)
+    y = build.norm("before_LayerNormalization", x)
+    q, k, v = (build.linear(f"{name}_Add", y, 8) for name in "qkv")
+    scores = build.op(TopMatMulOp, "scores_MatMul", [q, k, build.none], (1, 4, 4), right_transpose=True)
+    scaled = build.op(TopMulOp, "scaled_Mul", [scores, build.weight("scale", np.array([0.25]))], (1, 4, 4))
+    weights = build.op(TopSoftmaxOp, "weights_Softmax", [scaled], (1, 4, 4), axis=2)
+    mixed = build.op(TopMatMulOp, "mixed_MatMul", [weights, v, build.none], tokens)
+    x = build.op(TopAddOp, "residual_Add", [x, mixed], tokens)
+    hidden = build.op(TopGELUOp, "hidden_Gelu", [build.linear("hidden_Add", build.norm("after_LayerNormalization", x), 12)], (1, 4, 12))
+    y = build.linear("out_Relu", hidden, 8, relu=True)
+    first = build.op(TopSliceOp, "first_Gather", [y, *[build.none] * 3], (1, 1, 8), offset=[0, 0, 0], ends=[1, 1, 8], steps=[1, 1, 1])
+    module = build.finish([build.linear("classes_MatMul", first, 3, bias=False)])
+    rows = {op.layer_name: 1.0 + i / 4 for i, op in enumerate(module.layers())}
+    return module, CalibrationTable({name: Range(t, 0.0 if name == "out_Relu" else -t / 2, t) for name, t in rows.items()})
+
+
+NETS = {"toy": toy, "detector": detector, "attention": attention}
 
 
 def lowered(net: str, mode: str, **options) -> Module:
