@@ -89,6 +89,24 @@ def test_integer_matrix_products_are_identical(case: Product, rng: np.random.Gen
     assert len(np.unique(found.expected["y"])) > min(10, prod(case.shapes[2]) // 2)
 
 
+LOADED_ONCE = [
+    Product("constant", 300, 500, 2000),
+    Product("constant, transposed", 2000, 300, 500, transposed=True),
+    Product("batches of one constant", 65, 300, 1000, (4,), bias=False),
+    Product("heads", 65, 70, 65, (2, 3), (2, 3), True, "", bias=False),
+]
+
+
+@pytest.mark.parametrize("case", LOADED_ONCE, ids=lambda case: case.id)
+def test_operands_cross_the_memory_bus_once(case: Product, rng: np.random.Generator) -> None:
+    net = Network(rng)
+    result = net.op(TpuMatMulOp, "y", integer_operands(net, case), case.shapes[2], element(DType.I8),
+                    multipliers=[1 << 29], rshifts=[40], right_transpose=case.transposed)  # fmt: skip
+    [layer] = [layer for layer in net.check(result).simulation.estimate.layers if layer.name == "y"]
+    assert layer.ddr_bytes == sum(prod(shape) for shape in case.shapes) + (4 * case.n if case.bias else 0)
+    assert layer.macs == prod(case.shapes[2]) * case.k
+
+
 PRODUCTS = [
     Product("rows of a batch", 65, 63, 40, (2,), relu=True),
     Product("transposed", 33, 130, 65, transposed=True),

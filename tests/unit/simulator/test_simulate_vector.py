@@ -169,3 +169,15 @@ def test_a_transpose_exchanges_channels_and_columns(rng: np.random.Generator) ->
 def test_compact_rows_follow_each_other(rng: np.random.Generator) -> None:
     place = compact(0, (1, 130, 1, 1), "i32")
     assert [byte for _, _, byte in place.elements()][::LANES] == [0, 4, 8]
+
+
+@pytest.mark.parametrize("kind", ["f32", "f16"])
+def test_an_inverse_root_is_rounded_once(kind: str, rng: np.random.Generator) -> None:
+    shape = (1, 70, 1, 9)
+    values = (10 ** rng.uniform(-4, 4, shape)).astype(np.float32 if kind == "f32" else np.float16)
+    memory = picture()
+    put(memory, aligned(X, shape, kind), values)
+    fields = {"res0_prec": PREC[kind], "opd0_prec": PREC[kind], "opd2_n_str": 3, **sizes("res0", shape), "opd0_addr": X, "res0_addr": Y}
+    result = run_command(memory, tiu("sSFU", (9, 17), fields), aligned(Y, shape, kind))
+    exact = 1 / np.sqrt(values.astype(np.float64))
+    assert (abs(result - exact) <= exact * 2.0 ** (-24 if kind == "f32" else -11) * 1.001).all()
