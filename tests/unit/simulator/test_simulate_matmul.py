@@ -28,8 +28,6 @@ from simulator_bench import (
 
 L, R, Y = 0x0, 0x4000, 0x8000
 NN, NT = 4, 5
-RATES = TARGET.rates
-assert RATES is not None
 
 
 @dataclass(frozen=True)
@@ -177,6 +175,7 @@ def test_a_product_costs_lanes_vectors_and_positions(case: Case, steps: int) -> 
     """Performance notes, 1 and 2: rows to 64 lanes, summands to a vector, four columns a step, one for f32."""
     stream = numbered([case.command()], [])
     simulator = Simulator(bmodel(*stream, b"", 64, layers=[LayerSpan("y", "tpu.MatMul", ProgramTensor("y", (1,), DType.U8, COEFF), 1, 1)]))
-    [layer] = simulator.estimate().layers
+    [layer], rates = simulator.estimate().layers, TARGET.rates
+    assert rates is not None
     assert layer.macs == case.m * case.k * case.n
-    assert layer.tiu_cycles == round(RATES.tiu_start_cycles + steps / RATES.conv_efficiency)
+    assert layer.tiu_cycles == round(rates.tiu_start_cycles + steps / rates.conv_efficiency)
