@@ -10,13 +10,22 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from bmflow.dialects.top.conv import TopConvOp
-from bmflow.dialects.top.elementwise import TopAddOp, TopMulOp, TopReluOp, TopScaledActiveOp, TopSigmoidOp, TopSiLUOp, TopSoftmaxOp
+from bmflow.dialects.top.elementwise import (
+    TopAddOp,
+    TopGELUOp,
+    TopMulOp,
+    TopReluOp,
+    TopScaledActiveOp,
+    TopSigmoidOp,
+    TopSiLUOp,
+    TopSoftmaxOp,
+)
 from bmflow.dialects.top.matmul import TopLayerNormOp, TopMatMulOp
 from bmflow.dialects.top.shape import TopPermuteOp, TopReshapeOp, TopSliceOp
 from bmflow.errors import InputError, nearest_names
 from bmflow.ir.layer import LayerOp
 from bmflow.ir.module import Module
-from bmflow.ir.structure import TopInputOp
+from bmflow.ir.structure import TopInputOp, TopWeightOp
 from bmflow.ir.values import Operation
 from bmflow.passes.lowering.heads import is_head
 from bmflow.passes.lowering.propagate import activations
@@ -29,7 +38,8 @@ FLOAT_OF_CHIP = {
     "cv184x": "BF16", "cv183x": "BF16", "cv182x": "BF16", "cv181x": "BF16", "cv180x": "BF16",
 }  # fmt: skip
 """The float type of single layers in an 8-bit network, by processor."""
-_ACTIVATIONS = (TopReluOp, TopSigmoidOp, TopSiLUOp, TopScaledActiveOp)
+_PRODUCTS = (TopConvOp, TopMatMulOp)
+_ACTIVATIONS = (TopReluOp, TopSigmoidOp, TopSiLUOp, TopGELUOp, TopScaledActiveOp)
 _SCALE_AND_MASK = (TopMulOp, TopAddOp, TopReshapeOp, TopPermuteOp)
 _MOVES = (TopSliceOp, TopReshapeOp, TopPermuteOp)
 _POOLS = ("MaxPool", "MaxPool", "MaxPool", "Concat")
@@ -132,7 +142,8 @@ def _source(op: LayerOp) -> Operation | None:
 
 
 def first_layers(module: Module) -> list[str]:
-    """The convolutions of which nothing comes before but network inputs and moves of these, the moves, and the activations behind them."""
+    """The convolutions and matrix products of which nothing comes before but network inputs, and moves and normalizations of these; with
+    all of that and the activations behind them."""
     found: set[LayerOp] = set()
     for op in module.layers():  # program order: every operand is decided before its users
         sources = [] if isinstance(op, TopInputOp) else [producer(value) for value in activations(op)]
@@ -142,14 +153,14 @@ def first_layers(module: Module) -> list[str]:
 
 
 def _leads_to(source: Operation | None, reader: LayerOp) -> bool:
-    """Whether a reader of one of the first layers belongs to them: behind a convolution its activation, and nothing behind that."""
-    if isinstance(source, TopConvOp):
+    """Whether a reader of one of the first layers belongs to them: behind a product its activation, and nothing behind that."""
+    if isinstance(source, _PRODUCTS):
         return isinstance(reader, _ACTIVATIONS)
-    return not (isinstance(source, _ACTIVATIONS) and isinstance(producer(source.operands[0]), TopConvOp))
+    return not (isinstance(source, _ACTIVATIONS) and isinstance(producer(source.operands[0]), _PRODUCTS))
 
 
 def last_layers(module: Module) -> list[str]:
-    """The convolutions that give a network output, also through other layers, and what lies behind them."""
+    """The convolutions and matrix products that give a network output, also through other layers, and what lies behind them."""
     found: set[LayerOp] = set()
     outputs = set(module.output_names)
     pending = [op for op in module.layers() if op.layer_name in outputs]
@@ -158,18 +169,18 @@ def last_layers(module: Module) -> list[str]:
         if op in found or isinstance(op, TopInputOp):
             continue
         found.add(op)
-        if not isinstance(op, TopConvOp):
+        if not isinstance(op, _PRODUCTS):
             pending += [source for source in map(producer, op.operands) if isinstance(source, LayerOp)]
     return [op.layer_name for op in module.layers() if op in found]
 
 
 def one_sided(module: Module) -> tuple[str, ...]:
-    """Layers worth a zero point: SiLUs that only convolutions read, and those convolutions (quantization notes, 2.10)."""
+    """Layers worth a zero point: SiLUs and GELUs that only products with constants read, and those products (quantization notes, 2.10)."""
     found: list[str] = []
     for op in module.layers():
         users = _users(op)
-        silu = op.name == "top.SiLU" or (op.name == "top.ScaledActive" and op["mode"] == "SILU")
-        if silu and users and all(user.name == "top.Conv" for user in users):
+        bent = isinstance(op, TopSiLUOp | TopGELUOp) or (isinstance(op, TopScaledActiveOp) and op["mode"] == "SILU")
+        if bent and users and all(isinstance(user, _PRODUCTS) and isinstance(producer(user.operands[1]), TopWeightOp) for user in users):
             found += [op.layer_name, *(user.layer_name for user in users)]
     return tuple(dict.fromkeys(found))
 

@@ -6,7 +6,7 @@ with an activation scaled per channel: alone in float, it takes 16 bits from the
 
 from __future__ import annotations
 
-from bmflow.dialects.top.elementwise import TopReluOp, TopSigmoidOp, TopSiLUOp
+from bmflow.dialects.top.elementwise import TopGELUOp, TopReluOp, TopSigmoidOp, TopSiLUOp
 from bmflow.ir.layer import LayerOp
 from bmflow.ir.module import Module
 from bmflow.ir.structure import TopInputOp
@@ -14,7 +14,7 @@ from bmflow.passes.lowering.ranges import COPIES
 from bmflow.search.piece import operand_names
 
 Unit = tuple[str, ...]
-_ACTIVATIONS = (TopReluOp, TopSigmoidOp, TopSiLUOp)
+_ACTIVATIONS = (TopReluOp, TopSigmoidOp, TopSiLUOp, TopGELUOp)
 
 
 def units(module: Module) -> list[Unit]:
