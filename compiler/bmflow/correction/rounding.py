@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from bmflow.passes.lowering.matmul import quantize_matrix
+
 Reals = NDArray[np.float64]
-LARGEST_WEIGHT = 127
 
 
 def round_activation(x: Reals, low: float, high: float) -> Reals:
@@ -18,5 +19,5 @@ def round_activation(x: Reals, low: float, high: float) -> Reals:
 
 def round_weights(weights: Reals) -> Reals:
     """The weights of one matrix after 8 bits."""
-    step = float(np.abs(weights).max()) / LARGEST_WEIGHT or 1.0
-    return np.rint(weights / step) * step
+    integers, step = quantize_matrix(weights)
+    return integers * step

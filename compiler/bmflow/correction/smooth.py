@@ -74,11 +74,19 @@ def smooth(module: Module, samples: Iterable[Mapping[str, np.ndarray]], threads:
     return _Smoother(module.clone()).run(samples, threads)
 
 
-def can_be_smoothed(module: Module) -> bool:
-    """Whether anything in a network can divide its channels for matrix products to multiply them."""
+def smoothable(module: Module) -> dict[str, NDArray[np.bool_]]:
+    """The channels that could be divided for matrix products to multiply them, by the layer that computes them."""
     clone = module.clone()
-    _insert_unit_products(clone)
-    return any(True for _ in _points(clone))
+    inserted = _insert_unit_products(clone)
+    return {
+        layer_name(point.source.operands[0]) if point.source in inserted else point.source.layer_name: point.free
+        for point in _points(clone)
+    }
+
+
+def can_be_smoothed(module: Module) -> bool:
+    """Whether a network has such channels."""
+    return bool(smoothable(module))
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,17 @@ GAIN = 0.05
 """Part of the noise of the outputs that a remedy must take away to be named."""
 WHY = {
     Remedy.EQUALIZE: "give every channel its own scale: their ranges lie too far apart for one",
+    Remedy.SMOOTH: "let weights of matrix products take over what outlier channels spread",
+    Remedy.SOFTMAX: "let the probabilities of attention use all of their 8 bits",
     Remedy.KEEP_LARGEST: "calibrate with method max: thresholds clip values that matter",
     Remedy.PART_ASYMMETRIC: "give the SiLUs zero points: half of their range is unused",
     Remedy.ASYMMETRIC: "deploy with zero points: ranges then reach from the smallest to the largest value of every layer",
     Remedy.PATTERN: "leave in float what is better so in networks of this shape",
     Remedy.FLOAT: "leave the layers that stay worst in float",
 }
+
+_OPTIONS = {Remedy.EQUALIZE: "we", Remedy.SMOOTH: "sq", Remedy.SOFTMAX: "smc"}
+"""Corrections, which make a module of their own."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,9 @@ def _commands(remedy: Remedy, situation: Situation, layers: int) -> tuple[str, .
     if remedy is Remedy.PART_ASYMMETRIC:
         made = f"{table}_part_asym"
         return (_calibrate(mlir, made, situation, situation.method, "--part_asymmetric"), _explain(mlir, made, situation))
-    made, corrected = f"{table}_we", f"{Path(mlir).with_suffix('')}_we.mlir"
-    return (_calibrate(mlir, made, situation, situation.method, "--we"), _explain(corrected, made, situation))
+    option = _OPTIONS[remedy]
+    made, corrected = f"{table}_{option}", f"{Path(mlir).with_suffix('')}_{option}.mlir"
+    return (_calibrate(mlir, made, situation, situation.method, f"--{option}"), _explain(corrected, made, situation))
 
 
 def _calibrate(mlir: str, table: str, situation: Situation, method: str, *more: str) -> str:

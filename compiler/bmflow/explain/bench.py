@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from bmflow.correction.equalize import SILU_FLOOR
+from bmflow.dialects.top.matmul import TopLayerNormOp, TopMatMulOp
 from bmflow.explain.tally import EVERYTHING, Tally
 from bmflow.ir.layer import LayerOp, layer_name
 from bmflow.ir.module import Module
 from bmflow.ir.structure import TopInputOp
-from bmflow.ir.types import Quantization
+from bmflow.ir.types import Quantization, shape_of
 from bmflow.kernels import Executable, to_real
 from bmflow.passes.lowering import LoweringOptions, decide, lower
 from bmflow.passes.lowering.base import AS_INPUT, INT8
@@ -103,10 +104,18 @@ class Bench:
         return {name: self._tally(name, floats[name], integers[name], alone.get(name)) for name in self.ops}
 
     def _tally(self, name: str, values: np.ndarray, stored: np.ndarray, alone: np.ndarray | None) -> Tally:
+        last = self.holds_tokens(name)
         if isinstance(self.ops[name], TopInputOp):
-            return Tally.of(name, values, self.quantization(name), window=self.window(name))
+            return Tally.of(name, values, self.quantization(name), window=self.window(name), last=last)
         by_itself = None if alone is None else self._alone[name].real(name, alone)
-        return Tally.of(name, values, self.quantization(name), by_itself, self.integers.real(name, stored), self.window(name))
+        return Tally.of(name, values, self.quantization(name), by_itself, self.integers.real(name, stored), self.window(name), last)
+
+    def holds_tokens(self, name: str) -> bool:
+        """Whether the channels of a layer of rank 3 lie along the last axis: a matrix product or a normalization makes or reads it."""
+        op = self.ops[name]
+        return len(shape_of(op.results[0])) == 3 and any(
+            isinstance(one, TopMatMulOp | TopLayerNormOp) for one in (op, *users(op.results[0]))
+        )
 
     def window(self, name: str) -> tuple[float, float]:
         """Beyond which values are all the same to the readers."""

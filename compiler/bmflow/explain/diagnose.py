@@ -16,15 +16,18 @@ from numpy.typing import NDArray
 
 from bmflow.calibration.patterns import one_sided
 from bmflow.correction.channel_graph import ChannelGraph, is_argument
+from bmflow.correction.smooth import smoothable
 from bmflow.dialects.top.conv import TopConvOp
+from bmflow.dialects.top.matmul import TopMatMulOp
 from bmflow.explain.bench import Bench
 from bmflow.explain.tally import Error, Reals, Tally
-from bmflow.explain.texts import decibels, percent
+from bmflow.explain.texts import decibels, percent, times
 from bmflow.ir.layer import LayerOp, layer_name
 from bmflow.ir.structure import TopInputOp, TopWeightOp
 from bmflow.ir.types import Quantization, is_none, shape_of
 from bmflow.ir.values import SSAValue
 from bmflow.passes.lowering.conv import quantize_filter
+from bmflow.passes.lowering.matmul import quantize_matrix
 from bmflow.passes.lowering.propagate import activations
 from bmflow.passes.lowering.ranges import Interval, feeds_scaled_active, quantize
 from bmflow.passes.rewrite import users
@@ -43,6 +46,8 @@ HALF = 0.5
 POOR = 3e-4
 """Noise (-35 dB) above which what a layer reads may be to blame."""
 MUCH = 0.25
+FAR = 4.0
+"""A channel that reaches so many times as far as the median is an outlier."""
 WORTH = 0.1
 """A fault is told when it makes this part of the layer's noise."""
 
@@ -64,6 +69,8 @@ class Remedy(Enum):
     """What helps."""
 
     EQUALIZE = "run_calibration --we"
+    SMOOTH = "run_calibration --sq"
+    SOFTMAX = "run_calibration --smc"
     KEEP_LARGEST = "run_calibration --cali_method max"
     PART_ASYMMETRIC = "run_calibration --part_asymmetric"
     ASYMMETRIC = "model_deploy --asymmetric"
@@ -96,6 +103,8 @@ class Patient:
     one_sided: bool
     scalable: NDArray[np.bool_]
     """Channels that --we can give a scale of their own."""
+    smoothable: NDArray[np.bool_]
+    """Channels that --sq can."""
 
     @cached_property
     def rounding(self) -> Reals:
@@ -155,7 +164,7 @@ class Clinic:
     def __init__(self, bench: Bench, tallies: Mapping[str, Tally]) -> None:
         self.bench, self.tallies = bench, tallies
         self._one_sided = set(one_sided(bench.module))
-        self._graph = ChannelGraph(bench.module)
+        self._graph, self._smoothable = ChannelGraph(bench.module), smoothable(bench.module)
         table = bench.options.table
         rows = table.ranges if table else {}
         self.patients = {
@@ -165,10 +174,12 @@ class Clinic:
         }
 
     def _admit(self, op: LayerOp, quantization: Quantization, row: Range | None) -> Patient:
-        name = op.layer_name
+        name, channels = op.layer_name, len(self.tallies[op.layer_name].power)
+        free = self._smoothable.get(name, np.zeros(0, np.bool_))
         return Patient(
             op, self.tallies[name], quantization, self.bench.analysis.ranges[name], row, name in self.bench.analysis.asymmetric,
-            name in self._one_sided, self.scalable(op.results[0], len(self.tallies[name].power)),
+            name in self._one_sided, self.scalable(op.results[0], channels),
+            free if len(free) == channels else np.zeros(channels, np.bool_),
         )  # fmt: skip
 
     def diagnose(self, name: str) -> Diagnosis | None:
@@ -237,12 +248,32 @@ def _spread(patient: Patient, clinic: Clinic) -> Diagnosis | None:
     noise = float(
         np.where(living, patient.rounding * (1 - shares**2), 0).mean()
     )  # a scale of its own makes a channel's steps so much finer
-    remedy = Remedy.EQUALIZE if patient.scalable[few].all() else Remedy.FLOAT
-    advice = "equalization (--we) helps" if remedy is Remedy.EQUALIZE else "their scale is tied here, a float type keeps them"
+    remedy, advice = _who_scales(patient, few)
+    if remedy is Remedy.SMOOTH and (far := _far_channels(patient)):
+        return Diagnosis(Fault.SPREAD, noise, remedy, f"{far}; {advice}")
     count, used = int(few.sum()), percent(float(shares[few].max()))
     use = "use at most" if count > 1 else "uses"
     text = f"{count} of {len(few)} output channels {use} {used} of the range{_who_stretches(patient, few)}; {advice}"
     return Diagnosis(Fault.SPREAD, noise, remedy, text)
+
+
+def _who_scales(patient: Patient, few: np.ndarray) -> tuple[Remedy, str]:
+    if patient.scalable[few].all():
+        return Remedy.EQUALIZE, "equalization (--we) helps"
+    if patient.smoothable[few].all():
+        return Remedy.SMOOTH, "SmoothQuant (--sq) evens them out"
+    return Remedy.FLOAT, "their scale is tied here, a float type keeps them"
+
+
+def _far_channels(patient: Patient) -> str:
+    """The few channels that reach much farther than most."""
+    peaks = patient.tally.peaks
+    median = float(np.median(peaks[~patient.tally.constant]))
+    far = peaks > FAR * median
+    if not far.any() or far.sum() > len(far) / 4:
+        return ""
+    reach = "reaches" if far.sum() == 1 else "reach"
+    return f"{far.sum()} of {len(far)} output channels {reach} {times(float(peaks.max()) / median)} the median of all"
 
 
 def _who_stretches(patient: Patient, weak: np.ndarray) -> str:
@@ -313,6 +344,8 @@ def _shares_range_with(patient: Patient, clinic: Clinic) -> str:
 
 def _weights(patient: Patient, clinic: Clinic) -> Diagnosis | None:
     op, excess = patient.op, patient.excess
+    if isinstance(op, TopMatMulOp) and isinstance(op.right.owner, TopWeightOp) and excess:
+        return _weights_of_product(op, patient, clinic)
     if not isinstance(op, TopConvOp) or not isinstance(op.filter.owner, TopWeightOp) or not excess:
         return None
     filters = clinic.bench.module.weight(op.filter)
@@ -325,6 +358,32 @@ def _weights(patient: Patient, clinic: Clinic) -> Diagnosis | None:
     apart = f", those of different input channels lie {spread:.0f} times apart" if spread > 2 else ""
     text = f"its weights keep {decibels(noise)} in 8 bits{apart}; {advice}"
     return Diagnosis(Fault.WEIGHTS, min(noise, excess), remedy, text)
+
+
+def _weights_of_product(op: TopMatMulOp, patient: Patient, clinic: Clinic) -> Diagnosis | None:
+    """A matrix has one scale, so its columns share their steps; only a float type gives them more."""
+    right = clinic.bench.module.weight(op.right)
+    columns = np.moveaxis(right, -1, -2) if not op["right_transpose"] else right
+    noise = matrix_noise(columns)
+    if noise < patient.excess / 2:
+        return None
+    peaks = np.abs(columns).max(tuple(i for i in range(columns.ndim) if i != columns.ndim - 2))
+    peaks = peaks[peaks > 0]
+    spread = float(peaks.max() / peaks.min()) if len(peaks) > 1 else 1.0
+    apart = f", of one step for columns that lie {spread:.0f} times apart" if spread > 2 else ""
+    return Diagnosis(
+        Fault.WEIGHTS,
+        min(noise, patient.excess),
+        Remedy.FLOAT,
+        f"its weights keep {decibels(noise)} in 8 bits{apart}; a float type keeps them",
+    )
+
+
+def matrix_noise(columns: np.ndarray) -> float:
+    """Error power over power of a matrix in 8 bits whose columns are (..., n, k) here, mean over the columns."""
+    integers, step = quantize_matrix(columns)
+    errors, power = (np.square(array, dtype=np.float64).sum(-1) for array in (integers * step - columns, columns))
+    return float(np.where(power > 0, errors / np.where(power > 0, power, 1), 0).mean())
 
 
 def filter_noise(filters: np.ndarray, has_bias: bool) -> float:

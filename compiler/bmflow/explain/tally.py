@@ -98,6 +98,7 @@ class Tally:
         alone: np.ndarray | None = None,
         accumulated: np.ndarray | None = None,
         window: tuple[float, float] = EVERYTHING,
+        last: bool = False,
     ) -> Tally:
         """Of one sample.
 
@@ -106,10 +107,11 @@ class Tally:
             quantization: how the layer is stored in 8 bits; None when it has no range.
             alone, accumulated: real values of the layer in INT8 by itself and in the 8-bit network, where there are such.
             window: values beyond it are all the same to the readers.
+            last: channels lie along the last axis, as in tokens; else where `channel_axis` finds them.
         Raises:
             InputError: NaN or infinity, named by the layer.
         """
-        y = by_channel(values)
+        y = by_channel(values, last)
         low, high = y.min(1).astype(np.float64), y.max(1).astype(np.float64)
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             raise InputError(f"{name}: holds NaN or infinity; look for the first such layer with npz_tool check_nan_inf")
@@ -118,7 +120,7 @@ class Tally:
         clipped, vanished, errors = _stored(y, quantization, window) if quantization else (0, 0, {})
         for kind, found in ((Error.ALONE, alone), (Error.ACCUMULATED, accumulated)):
             if found is not None:
-                errors[kind] = squares(_seen(by_channel(np.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0)), window) - y)
+                errors[kind] = squares(_seen(by_channel(np.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0), last), window) - y)
         zeros, total = int(y.size - np.count_nonzero(y)), y.sum(1, dtype=np.float64)
         return cls(y.size, zeros, clipped, vanished, low, high, total, squares(y), errors, histogram)
 
@@ -171,10 +173,10 @@ class Tally:
         return None if noises is None else float(noises.mean())
 
 
-def by_channel(values: np.ndarray) -> NDArray[np.float32]:
+def by_channel(values: np.ndarray, last: bool = False) -> NDArray[np.float32]:
     """(channels, values) float32; one channel where the tensor has none."""
     values = np.asarray(values, np.float32)
-    axis = channel_axis(values.shape)
+    axis = values.ndim - 1 if last else channel_axis(values.shape)
     return values.reshape(1, -1) if axis is None else np.ascontiguousarray(np.moveaxis(values, axis, 0)).reshape(values.shape[axis], -1)
 
 

@@ -13,11 +13,14 @@ from itertools import islice
 import numpy as np
 
 from bmflow.calibration.collect import Statistics
+from bmflow.calibration.equalized import ranges_of_weights
 from bmflow.calibration.methods import Method
 from bmflow.calibration.patterns import one_sided, pattern_table
 from bmflow.calibration.tune import TuneSettings, tune
 from bmflow.correction.channel_statistics import channel_statistics
 from bmflow.correction.equalize import equalize
+from bmflow.correction.smooth import can_be_smoothed, smooth
+from bmflow.correction.softmax import can_be_corrected, correct_softmaxes
 from bmflow.explain.bench import Bench, Network
 from bmflow.explain.diagnose import Remedy
 from bmflow.explain.exchange import OutputSums
@@ -58,10 +61,10 @@ def try_remedies(
     """Measure every remedy that could be taken here, in the order of `Remedy`.
 
     Args:
-        method: with which ranges of the equalized network are found; they are tuned when those of the table are.
+        method: with which ranges of corrected networks are found; they are tuned when those of the table are.
         count: of the samples.
     """
-    forms = _other_tables(bench, tallies) | _equalized(bench, method, samples, count)
+    forms = _other_tables(bench, tallies) | _corrected(bench, method, samples, count)
     forms |= _with_pattern_layers(bench) | _with_float_layers(bench, layers)
     outputs = list(dict.fromkeys(bench.module.output_names))
     floats = Executable(bench.module, outputs, 1)
@@ -105,24 +108,33 @@ def _largest(table: CalibrationTable, tallies: Mapping[str, Tally]) -> dict[str,
     return {name: replace(row, threshold=largest(name, row) or row.threshold) for name, row in table.ranges.items()}
 
 
-def _equalized(bench: Bench, method: Method, samples: Samples, count: int) -> dict[Remedy, Form]:
-    result = equalize(bench.module, channel_statistics(bench.module, samples("channel ranges")))
-    if not result.scaled:
-        return {}
+def _corrected(bench: Bench, method: Method, samples: Samples, count: int) -> dict[Remedy, Form]:
+    """The network after each correction that changes it, with ranges of its own."""
+    found: dict[Remedy, Module] = {}
+    equalized = equalize(bench.module, channel_statistics(bench.module, samples("channel ranges")))
+    if equalized.scaled:
+        found[Remedy.EQUALIZE] = equalized.module
+    if can_be_smoothed(bench.module) and (smoothed := smooth(bench.module, samples("what matrix products read"))).gains:
+        found[Remedy.SMOOTH] = smoothed.module
+    if can_be_corrected(bench.module) and (corrected := correct_softmaxes(bench.module, samples("probabilities"))).gains:
+        found[Remedy.SOFTMAX] = corrected.module
+    return {remedy: Form(module, _recalibrated(module, bench, method, samples, count)) for remedy, module in found.items()}
+
+
+def _recalibrated(module: Module, bench: Bench, method: Method, samples: Samples, count: int) -> LoweringOptions:
     old = bench.options.table
     assert old is not None, "a bench has a table"
-    statistics = Statistics(result.module, method, count)
-    network = Executable(result.module, statistics.exposed, 1)
-    for sample in samples("ranges of the equalized network"):
+    statistics = Statistics(module, method, count)
+    network = Executable(module, statistics.exposed, 1)
+    for sample in samples("ranges of the corrected network"):
         statistics.add(network.run(sample))
     ranges = statistics.ranges()
     if method.is_tuned and old.tune:
-        batches = list(islice(samples("tune the equalized network"), old.tune))
+        batches = list(islice(samples("tune the corrected network"), old.tune))
         thresholds = {name: row.threshold for name, row in ranges.items()}
-        tuned = tune(result.module, batches, thresholds, statistics.largest(), TuneSettings())
+        tuned = tune(module, batches, thresholds, statistics.largest(), TuneSettings())
         ranges = {name: replace(row, threshold=tuned[name]) for name, row in ranges.items()}
-    table = replace(old, ranges=ranges, weight_scales={})
-    return {Remedy.EQUALIZE: Form(result.module, replace(bench.options, table=table))}
+    return replace(bench.options, table=replace(old, ranges=ranges_of_weights(module, ranges), weight_scales={}))
 
 
 def _with_pattern_layers(bench: Bench) -> dict[Remedy, Form]:

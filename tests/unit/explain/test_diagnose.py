@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from bmflow.correction.channel_statistics import channel_statistics
 from bmflow.correction.equalize import equalize
 from bmflow.dialects.top.elementwise import TopSiLUOp
-from bmflow.explain.diagnose import Remedy, filter_noise
+from bmflow.explain.diagnose import Remedy, filter_noise, matrix_noise
 from bmflow.explain.tally import Error
 from bmflow.ir.module import Module
 from bmflow.kernels import Executable
 from patients import Net, examine, mixing, ranges, samples
+from token_networks import Net as Tokens
+from token_networks import outliers
 
 
 def silu_between_convolutions(rng: np.random.Generator, gains: np.ndarray, bias: np.ndarray | None = None) -> Module:
@@ -181,3 +185,34 @@ def _stored():
     from bmflow.explain.tally import Error
 
     return Error.STORED
+
+
+def test_outliers_in_front_of_a_matrix_product_are_counted_and_smoothing_is_named(rng: np.random.Generator) -> None:
+    """Fewer tokens than channels, so that their axis is known by the ops around and not by its length."""
+    net, far = Tokens(rng, 12), outliers(40.0, 3, 11)
+    module, inputs = net.finish(net.product("y", net.norm("norm", net.x, far), 8, far)), net.samples(2)
+    found = examine(module, inputs, ranges(module, inputs))
+    diagnosis = found.layer("norm").diagnosis
+    assert diagnosis is not None
+    assert (diagnosis.fault.name, diagnosis.remedy) == ("SPREAD", Remedy.SMOOTH)
+    assert re.fullmatch(r"2 of 16 output channels reach \d\d\.\d x the median of all; SmoothQuant \(--sq\) evens them out", diagnosis.text)
+    blamed = found.layer("y").diagnosis
+    assert blamed is not None
+    assert (blamed.fault.name, blamed.operand) == ("OPERAND", "norm")
+
+
+def test_columns_of_a_matrix_share_their_steps(rng: np.random.Generator) -> None:
+    net = Tokens(rng, 12)
+    y = net.product("y", net.norm("norm", net.x), 8)
+    net.builder.module.weights["y_w"] *= np.geomspace(0.005, 1, 8).astype(np.float32)
+    module, inputs = net.finish(y), net.samples(2)
+    diagnosis = examine(module, inputs, ranges(module, inputs)).layer("y").diagnosis
+    assert diagnosis is not None
+    assert (diagnosis.fault.name, diagnosis.remedy) in (("WEIGHTS", Remedy.FLOAT), ("SPREAD", Remedy.FLOAT))
+
+
+def test_noise_of_a_matrix_follows_its_definition(rng: np.random.Generator) -> None:
+    columns = rng.normal(size=(5, 7))
+    step = np.abs(columns).max() / 127
+    errors = np.round(columns / step) * step - columns
+    assert matrix_noise(columns) == pytest.approx(np.mean((errors**2).sum(1) / (columns**2).sum(1)))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from bmflow.calibration.equalized import ranges_of_weights
 from bmflow.correction.channel_statistics import channel_statistics
 from bmflow.correction.equalize import equalize
 from bmflow.dialects.top.elementwise import TopSiLUOp, TopSoftmaxOp
@@ -16,8 +17,11 @@ from bmflow.explain.trials import Trial
 from bmflow.ir.module import Module
 from bmflow.kernels import Executable, to_real
 from bmflow.passes.lowering import LoweringOptions, lower
+from bmflow.tables.calibration import CalibrationTable
 from bmflow.tables.precision import PrecisionTable
 from patients import Arrays, Examined, Net, examine, mixing, ranges, samples
+from token_networks import CHANNELS, outliers
+from token_networks import Net as Tokens
 
 
 def noise(exact: Module, module: Module, options: LoweringOptions, inputs: Sequence[Arrays]) -> float:
@@ -59,7 +63,8 @@ def test_equalization_is_measured_on_the_equalized_network(rng: np.random.Genera
     found = examine(module, inputs, ranges(module, inputs))
     after = by_remedy(found)[Remedy.EQUALIZE].after.noise
     equalized = equalize(module, channel_statistics(module, inputs)).module
-    assert after == pytest.approx(noise(module, equalized, replace(found.bench.options, table=ranges(equalized, inputs)), inputs))
+    table = CalibrationTable(ranges_of_weights(equalized, ranges(equalized, inputs).ranges))
+    assert after == pytest.approx(noise(module, equalized, replace(found.bench.options, table=table), inputs))
     assert after < found.network.noise / 2
 
 
@@ -105,3 +110,25 @@ def test_remedies_taken_already_are_not_tried(rng: np.random.Generator) -> None:
     assert not tried & {Remedy.ASYMMETRIC, Remedy.PART_ASYMMETRIC, Remedy.KEEP_LARGEST}
     table = replace(ranges(module, inputs), asym_ops=("act", "last"))
     assert Remedy.PART_ASYMMETRIC not in by_remedy(examine(module, inputs, table))
+
+
+def test_corrections_of_attention_are_tried_where_they_apply(rng: np.random.Generator) -> None:
+    """Outliers behind a normalization, and probabilities of 1 % each: either remedy takes away its part, and the commands make the files named."""
+    net, far = Tokens(rng, 96), outliers(40.0, 3, 11)
+    q, k, v = (net.product(name, net.norm(f"{name}_norm", net.x, far), CHANNELS, far) for name in ("queries", "keys", "values"))
+    for name in ("queries", "keys"):
+        net.builder.module.weights[f"{name}_w"] *= np.float32(0.3)
+    module, inputs = net.finish(net.attention(q, k, v)), net.samples(2)
+    found = examine(module, inputs, ranges(module, inputs))
+    trials = by_remedy(found)
+    assert trials[Remedy.SMOOTH].after.noise < found.network.noise / 2
+    assert trials[Remedy.SOFTMAX].after.noise < 0.95 * found.network.noise
+    advice = advise(found.network, found.trials(), Situation("n.mlir", "t", ("--dataset", "d"), 2, "max", "bm1684x", False, False))
+    lines = [command for step in advice.steps for command in step.commands]
+    assert "run_calibration n.mlir --dataset d --input_num 2 --cali_method max --sq -o t_sq" in lines
+    assert any(line.startswith("bmflow explain n_smc.mlir --calibration_table t_smc") for line in lines)
+
+
+def test_corrections_that_change_nothing_are_not_tried(rng: np.random.Generator) -> None:
+    module, inputs = silu_network(rng), samples(rng)
+    assert not by_remedy(examine(module, inputs, ranges(module, inputs))).keys() & {Remedy.SMOOTH, Remedy.SOFTMAX}
