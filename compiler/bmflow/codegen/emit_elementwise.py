@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from math import prod
 
 from bmflow.codegen.assembler import Assembler
@@ -16,11 +17,15 @@ from bmflow.codegen.tiling import Span, shrink, tiles
 from bmflow.codegen.views import Access, Region, axis_region, elementwise_regions
 from bmflow.dialects.tpu.compute import TpuAddOp, TpuMulOp, TpuScaledActiveOp
 from bmflow.ir.layer import LayerOp
-from bmflow.ir.types import dtype_of, shape_of
+from bmflow.ir.types import DType, dtype_of, shape_of
 from bmflow.ir.values import SSAValue
 
 TILE_BYTES = 8192
 """Bytes per lane from which on a line is cut further, so that loading, computing and storing overlap."""
+MAX_PIECES = 4
+"""Pieces to cut into for the sake of overlapping alone."""
+PASSES_PER_COMMAND = 2
+"""Of slow functions: their divisions and series pass many times."""
 MAX_SIZE = 65535
 
 
@@ -47,12 +52,31 @@ class ElementwiseLayer(Layer):
 
     def _tile(self, region: Region) -> Shape:
         n, c, h, w = (min(size, MAX_SIZE) for size in region.shape)
-        if h == 1 and w * dtype_of(self.result).itemsize > TILE_BYTES:
-            w = -(-w // min(4, w * dtype_of(self.result).itemsize // TILE_BYTES + 1))
+        pieces, lanes = self._pieces((n, c, h, w)), self.build.memory.lanes
+        if self.emitter.reduce_h:
+            c = min(c, -(-c // (lanes * pieces)) * lanes)
+        elif h == 1:
+            w = -(-w // pieces)
         tile = shrink((n, c, h, w), lambda t: self.place(region, t) is not None, self.build.memory.lanes, self.emitter.reduce_h)
         if tile is None:
             raise refuse(self.op, f"over {region.shape} elements does not fit local memory")
         return tile
+
+    def _pieces(self, tile: Shape) -> int:
+        """Into how many pieces a tile is cut so that loading, computing and storing overlap."""
+        line_bytes = tile[3] * dtype_of(self.result).itemsize
+        if not self.emitter.passes:
+            return min(MAX_PIECES, line_bytes // TILE_BYTES + 1) if tile[2] == 1 else 1
+        return min(range(1, MAX_PIECES + 1), key=partial(self._cycles, prod(tile)))
+
+    def _cycles(self, elements: int, pieces: int) -> float:
+        """Estimate for a slow function: the busier engine all the time, the other one as long as nothing overlaps with it."""
+        rates, memory = self.build.rates, self.build.memory
+        moved = elements * sum(dtype_of(value).itemsize for value in (*self.inputs, self.result))
+        gdma = moved * rates.freq_hz / rates.ddr_bytes_per_second + pieces * (len(self.inputs) + 1) * rates.gdma_start_cycles
+        vectors = elements * DType.F32.itemsize / (memory.lanes * memory.eu_bytes)
+        tiu = self.emitter.passes * (vectors + pieces * rates.tiu_start_cycles / PASSES_PER_COMMAND)
+        return max(gdma, tiu) + min(gdma, tiu) / pieces
 
     def place(self, region: Region, tile: Shape) -> tuple[list[list[int]], list[int], list[int], list[int]] | None:
         """Addresses of the buffers for inputs (two each), result (two), scratch and residents; None when they do not fit."""
@@ -144,7 +168,7 @@ class _ElementwiseStep(Step):
         if fresh:
             shape = (local.shape[0], 1 if broadcast else local.shape[1], *local.shape[2:])
             source = tensor.view(shape, _at_least_one(access.strides), _start(access, self._parts))
-            (self._asm.dma_broadcast if broadcast else self._asm.dma)(local, source)
+            (self._asm.dma_broadcast if broadcast else self._asm.dma)(*_along_w(local, source))
         kept = zip(local.strides, access.strides, self._tile, strict=True)
         n, c, h, w = (stride if step or size == 1 else 0 for stride, step, size in kept)
         return replace(local, shape=self._tile, strides=(n, c, h, w))
@@ -156,7 +180,17 @@ class _ElementwiseStep(Step):
     def store(self) -> None:
         access = self._region.accesses[-1]
         tensor = self._layer.build.tensor(self._layer.result)
-        self._asm.dma(tensor.view(self._tile, _at_least_one(access.strides), _start(access, self._parts)), self._y)
+        local, target = _along_w(self._y, tensor.view(self._tile, _at_least_one(access.strides), _start(access, self._parts)))
+        self._asm.dma(target, local)
+
+
+def _along_w(local: Local, ddr: Ddr) -> tuple[Local, Ddr]:
+    """Both sides of a copy with a dense column turned into a row: neighbours along w are what a DMA moves at once."""
+    n, c, h, w = local.shape
+    if w > 1 or not local.strides[2] == ddr.strides[2] == 1:
+        return local, ddr
+    row = replace(local, shape=(n, c, 1, h), strides=(*local.strides[:2], h, 1))
+    return row, replace(ddr, shape=(*ddr.shape[:2], 1, h), strides=(*ddr.strides[:2], h, 1))
 
 
 def _lane_broadcast(tile: Shape, access: Access) -> bool:

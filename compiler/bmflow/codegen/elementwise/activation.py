@@ -22,6 +22,8 @@ MODES = ("SIGMOID", "SILU")
 class ActiveEmitter(ElementwiseEmitter):
     """About fourteen commands a tile, twenty-two for GELU."""
 
+    passes = 50
+
     def resident(self, op: LayerOp, module: Module) -> list[Resident]:
         """The series of exp(-x); for GELU those of exp(x) and erfc."""
         return [exp_series(1), erfc_series()] if _is_gelu(op) else [exp_series(-1)]
@@ -50,6 +52,8 @@ class ActiveEmitter(ElementwiseEmitter):
 
 class ScaledActiveEmitter(ElementwiseEmitter):
     """f(x * scale_in + shift_in) * scale_out with scales per channel, from and to floats or integers."""
+
+    passes = 50
 
     def resident(self, op: LayerOp, module: Module) -> list[Resident]:
         """The series of exp(-x)."""

@@ -28,12 +28,14 @@ class ElementwiseEmitter(ABC):
     """Emits the commands of one op for one tile.
 
     `separate_banks`: result, inputs and residents must lie in different banks. `reduce_h`: h of the tile holds a whole axis,
-    view (1, outer, axis, inner); with `reduce_trailing` the axis and all after it, view (1, outer, axes, 1).
+    view (1, outer, axis, inner); with `reduce_trailing` the axis and all after it, view (1, outer, axes, 1). `passes`: about how often
+    a vector of 32-bit elements is gone over where arithmetic takes as long as transfers; 0 for quick functions.
     """
 
     separate_banks: bool = False
     reduce_h: bool = False
     reduce_trailing: bool = False
+    passes: int = 0
 
     def resident(self, op: LayerOp, module: Module) -> list[Resident]:
         """Constants needed in every lane; none unless overridden."""

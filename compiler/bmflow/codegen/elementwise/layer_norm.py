@@ -23,6 +23,7 @@ class LayerNormEmitter(ElementwiseEmitter):
     """The normalized axes lie in one lane, so that a pool over h gives the mean."""
 
     reduce_h = True
+    passes = 14
     reduce_trailing = True
 
     def resident(self, op: LayerOp, module: Module) -> list[Resident]:

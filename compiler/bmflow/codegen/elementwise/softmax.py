@@ -24,6 +24,7 @@ class SoftmaxEmitter(ElementwiseEmitter):
     """The whole axis lies in one lane, so that a pool over h gives maximum and sum."""
 
     reduce_h = True
+    passes = 45
 
     def resident(self, op: LayerOp, module: Module) -> list[Resident]:
         """The series of exp(x)."""
