@@ -1,8 +1,8 @@
-"""--bc: take the mean error that 8 bits add to each output channel of a convolution out of its bias.
+"""--bc: take the mean error that 8 bits add to each output channel of a convolution or matrix product out of its bias.
 
     b[oc] -> b[oc] - E[y_int8[oc] - y_float[oc]]
 
-Every convolution is looked at by itself, with the float network's values as its (quantized) input, so errors of earlier layers are not
+Every one is looked at by itself, with the float network's values as its (quantized) input, so errors of earlier layers are not
 counted again. Values outside the range of the result are left out: they are clipped on purpose. Source: Nagel et al. 2019, "Data-free
 quantization through weight equalization and bias correction", section 4.2.1 (empirical bias correction).
 """
@@ -11,14 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bmflow.dialects.top.conv import TopConvOp
+from bmflow.dialects.top.matmul import TopMatMulOp
 from bmflow.dialects.tpu.compute import TpuConv2DOp
+from bmflow.dialects.tpu.matmul import TpuMatMulOp
 from bmflow.ir.layer import LayerOp, layer_name
 from bmflow.ir.module import Module
+from bmflow.ir.structure import TopWeightOp
 from bmflow.ir.types import DType, Quantization, is_none, quantization_of, shape_of
 from bmflow.ir.values import SSAValue
 from bmflow.kernels import Executable, to_real
@@ -29,10 +33,11 @@ NO_ERRORS = np.zeros(1)
 
 
 @dataclass
-class _Conv:
-    """One convolution of the lowered module, ready to run by itself."""
+class _Product:
+    """One convolution or product by a constant matrix of the lowered module, ready to run by itself; `channels` is the axis of its results."""
 
-    op: TpuConv2DOp
+    op: TpuConv2DOp | TpuMatMulOp
+    channels: int
     source: str
     operand: str
     executable: Executable
@@ -49,45 +54,50 @@ class _Conv:
         low, high = ((limit - result.zero_point) * result.scale for limit in result.dtype.limits)
         inside = (exact > low) & (exact < high)
         error = np.where(inside, to_real(self.op.output, raw[self.op.layer_name]) - exact, 0)
-        self.total += error.sum((0, 2, 3), dtype=np.float64)
-        self.count += inside.sum((0, 2, 3))
+        others = tuple(axis for axis in range(error.ndim) if axis != self.channels)
+        self.total += error.sum(others, dtype=np.float64)
+        self.count += inside.sum(others)
 
 
 def bias_errors(module: Module, lowered: Module, samples: Iterable[Mapping[str, np.ndarray]], threads: int = 2) -> dict[str, Reals]:
-    """Mean error of every 8-bit convolution per output channel, real units, by layer name.
+    """Mean error of every 8-bit convolution and product by a constant matrix per output channel, real units, by layer name.
 
     Args:
         module: the top module; `lowered` is what it became.
         samples: network inputs by name.
     """
     names = {op.layer_name for op in module.layers()}
-    convs = [_prepare(lowered, op, names) for op in lowered.layers() if isinstance(op, TpuConv2DOp) and quantization_of(op.output)]
-    exposed = {conv.source for conv in convs} | {conv.op.layer_name for conv in convs}
+    products = [_prepare(lowered, op, names) for op in lowered.layers() if _has_bias(op) and quantization_of(op.results[0])]
+    exposed = {one.source for one in products} | {one.op.layer_name for one in products}
     reference = Executable(module, exposed, threads)
     for sample in samples:
         values = {**sample, **reference.run(sample)}
-        for conv in convs:
-            conv.add(values)
-    return {conv.op.layer_name: conv.total / np.maximum(conv.count, 1) for conv in convs}
+        for one in products:
+            one.add(values)
+    return {one.op.layer_name: one.total / np.maximum(one.count, 1) for one in products}
 
 
 def correct_biases(module: Module, errors: Mapping[str, Reals]) -> Module:
-    """A copy of the module whose convolutions make up for their mean errors; those without any stay as they are."""
+    """A copy of the module whose biases make up for the mean errors; layers without any stay as they are."""
     corrected = module.clone()
     for op in list(corrected.layers()):
-        if isinstance(op, TopConvOp) and errors.get(op.layer_name, NO_ERRORS).any():
-            bias = np.zeros(shape_of(op.output)[1]) if is_none(op.bias) else corrected.weight(op.bias).astype(np.float64).reshape(-1)
+        if isinstance(op, TopConvOp | TopMatMulOp) and errors.get(op.layer_name, NO_ERRORS).any():
+            bias = 0 if is_none(op.bias) else corrected.weight(op.bias).astype(np.float64).reshape(-1)
             values = (bias - errors[op.layer_name]).astype(np.float32)
             op.operands[2] = corrected.new_weight(f"{op.layer_name}_corrected_bias", values, DType.F32, op)
     corrected.op.verify()
     return corrected
 
 
-def _prepare(lowered: Module, op: TpuConv2DOp, names: set[str]) -> _Conv:
-    operand = layer_name(op.input)
-    channels = shape_of(op.output)[1]
+def _has_bias(op: LayerOp) -> TypeGuard[TpuConv2DOp | TpuMatMulOp]:
+    return isinstance(op, TpuConv2DOp) or (isinstance(op, TpuMatMulOp) and isinstance(op.right.owner, TopWeightOp))
+
+
+def _prepare(lowered: Module, op: TpuConv2DOp | TpuMatMulOp, names: set[str]) -> _Product:
+    operand, shape = layer_name(op.input), shape_of(op.output)
+    axis = 1 if isinstance(op, TpuConv2DOp) else len(shape) - 1
     executable = Executable(lowered, [op.layer_name], 1, [operand])
-    return _Conv(op, _source(op.input, names), operand, executable, np.zeros(channels), np.zeros(channels))
+    return _Product(op, axis, _source(op.input, names), operand, executable, np.zeros(shape[axis]), np.zeros(shape[axis]))
 
 
 def _source(value: SSAValue, names: set[str]) -> str:

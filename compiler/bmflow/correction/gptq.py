@@ -1,6 +1,7 @@
 """--gptq: round filters so that the errors of their weights cancel on real inputs, instead of each weight to its nearest step.
 
-Input after input of a convolution is rounded, and what that does to the output is taken back by the inputs not yet rounded:
+Input after input of a convolution, or of a product by a constant matrix, is rounded, and what that does to the output is taken back by
+the inputs not yet rounded:
 
     w_j <- w_j - (w_i - q_i) * U[i, j] / U[i, i]   for all j behind i,   U upper, U' U = inverse of cov(x)
 
@@ -11,18 +12,22 @@ derivatives for network pruning: optimal brain surgeon" (the update). Inputs are
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bmflow.correction.channel_flow import is_constant_product, rows_of
 from bmflow.dialects.top.conv import TopConvOp
-from bmflow.ir.layer import layer_name
+from bmflow.dialects.top.matmul import TopMatMulOp
+from bmflow.ir.layer import LayerOp, layer_name
 from bmflow.ir.module import Module
 from bmflow.ir.structure import TopWeightOp
 from bmflow.ir.types import DType, is_none, shape_of
 from bmflow.kernels import Executable
 from bmflow.passes.lowering.conv import quantize_filter
+from bmflow.passes.lowering.matmul import quantize_matrix
 
 Reals = NDArray[np.float64]
 PLACES = 400
@@ -36,40 +41,41 @@ BLOCK = 64
 
 
 def round_filters(module: Module, samples: Iterable[Mapping[str, np.ndarray]], threads: int = 2, seed: int = 0) -> Module:
-    """A copy of a top module whose filters are integers times the largest weight of their output channel / 127.
+    """A copy of a top module whose filters are integers times the largest weight of their output channel / 127, matrices of the whole matrix.
 
-    Lowering to 8 bits finds those integers again. Filters in which it rounds nothing stay as they are.
+    Lowering to 8 bits finds those integers again. Filters and matrices in which it rounds nothing stay as they are, and so do matrices that
+    read fewer tokens than they have rows, which do not tell how their inputs vary together.
 
     Args:
         samples: network inputs by name, at least one; the same samples and seed choose the same places.
     """
-    convs = [
-        op
-        for op in module.layers()
-        if isinstance(op, TopConvOp) and isinstance(op.filter.owner, TopWeightOp) and len(shape_of(op.output)) == 4
-    ]
-    inputs = _gather(module, convs, samples, threads, np.random.default_rng(seed))
+    inputs = {op.layer_name: found for op in module.layers() if (found := _inputs_of(op))}
+    _gather(module, inputs, samples, threads, np.random.default_rng(seed))
     rounded = module.clone()
     for op in list(rounded.layers()):
-        if isinstance(op, TopConvOp) and op.layer_name in inputs:
+        if op.layer_name in inputs and isinstance(op, TopConvOp):
             _rewrite(rounded, op, inputs[op.layer_name])
+        elif op.layer_name in inputs and isinstance(op, TopMatMulOp):
+            _rewrite_product(rounded, op, inputs[op.layer_name])
     rounded.op.verify()
     return rounded
 
 
-def round_rows(weights: Reals, covariance: Reals) -> Reals:
+def round_rows(weights: Reals, covariance: Reals, one_step: bool = False) -> Reals:
     """Round the rows of `weights` (oc, k) to steps of 1 / 127 of their largest magnitude, which stays.
 
     Args:
         covariance: of the k inputs, (k, k).
+        one_step: all rows have the step of the largest magnitude of all.
     Returns:
         real values (oc, k) on the grid.
     """
     count = weights.shape[1]
     order = np.argsort(-np.diag(covariance), kind="stable")
     left, largest = weights[:, order].copy(), np.abs(weights[:, order])
-    step = np.maximum(largest.max(1, keepdims=True), np.finfo(np.float32).tiny) / LARGEST
-    pinned = largest == largest.max(1, keepdims=True)  # the grid is found again by it
+    ends = np.full((len(weights), 1), largest.max()) if one_step else largest.max(1, keepdims=True)
+    step = np.maximum(ends, np.finfo(np.float32).tiny) / LARGEST
+    pinned = largest == ends  # the grid is found again by it
     damped = covariance[np.ix_(order, order)] + np.eye(count) * (DAMPING * np.trace(covariance) / count + np.finfo(np.float32).tiny)
     update = np.linalg.cholesky(np.linalg.inv(damped)).T
     exact = left.copy()
@@ -89,35 +95,28 @@ def round_rows(weights: Reals, covariance: Reals) -> Reals:
     return result
 
 
-class _Inputs:
-    """What a convolution reads, per group: sums and sums of products of its k inputs at some places.
+class _Inputs(ABC):
+    """What a layer reads, per group: sums and sums of products of its k inputs at some places.
 
     Counted from the values at one of the places, so that inputs that hardly vary lose nothing to rounding.
     """
 
-    def __init__(self, op: TopConvOp) -> None:
-        self.source, self.group = layer_name(op.input), _integer(op, "group")
-        _, channels, self.height, self.width = shape_of(op.filter)
-        size = channels * self.height * self.width
-        self.pads, self.strides, self.dilations = op.ints("pads"), op.ints("strides"), op.ints("dilations") or [1, 1]
-        self.rows, self.columns = shape_of(op.output)[2:]
-        self.count, self.total, self.products = 0, np.zeros((self.group, size)), np.zeros((self.group, size, size))
+    def __init__(self, source: str, group: int, size: int) -> None:
+        self.source, self.group = source, group
+        self.count, self.total, self.products = 0, np.zeros((group, size)), np.zeros((group, size, size))
         self.origin: NDArray[np.float32] | None = None
 
+    @abstractmethod
+    def pick(self, x: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Inputs at some places of one sample (group, k, places)."""
+
     def add(self, x: np.ndarray, generator: np.random.Generator) -> None:
-        """Take one sample (n, c, h, w) into account."""
-        top, left, bottom, right = self.pads
-        padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
-        picked = np.sort(generator.choice(len(x) * self.rows * self.columns, min(PLACES, len(x) * self.rows * self.columns), replace=False))
-        sample, row, column = np.unravel_index(picked, (len(x), self.rows, self.columns))
-        rows = row[:, None] * self.strides[0] + np.arange(self.height) * self.dilations[0]
-        columns = column[:, None] * self.strides[1] + np.arange(self.width) * self.dilations[1]
-        patches = padded[sample[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (places, kh, kw, c)
-        by_group = patches.transpose(3, 1, 2, 0).reshape(self.group, -1, len(picked))
+        """Take one sample of the layer's input into account."""
+        by_group = self.pick(x, generator)
         if self.origin is None:
-            self.origin = by_group[:, :, len(picked) // 2, None].copy()
+            self.origin = by_group[:, :, by_group.shape[2] // 2, None].copy()
         by_group = by_group - self.origin
-        self.count += len(picked)
+        self.count += by_group.shape[2]
         self.total += by_group.sum(2, dtype=np.float64)
         self.products += by_group @ by_group.transpose(0, 2, 1)
 
@@ -128,16 +127,67 @@ class _Inputs:
         return self.origin[:, :, 0] + mean, self.products / self.count - mean[:, :, None] * mean[:, None, :]
 
 
+class _Tokens(_Inputs):
+    """What a product by a constant matrix reads: the last axis, at some of all other places."""
+
+    def __init__(self, op: TopMatMulOp) -> None:
+        super().__init__(layer_name(op.input), 1, shape_of(op.input)[-1])
+
+    def pick(self, x: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """See `_Inputs.pick`."""
+        rows = x.reshape(-1, x.shape[-1])
+        return rows[np.sort(generator.choice(len(rows), min(PLACES, len(rows)), replace=False))].T[None]
+
+
+class _Windows(_Inputs):
+    """What a convolution reads: windows of its padded input (n, c, h, w)."""
+
+    def __init__(self, op: TopConvOp) -> None:
+        _, channels, self.height, self.width = shape_of(op.filter)
+        super().__init__(layer_name(op.input), _integer(op, "group"), channels * self.height * self.width)
+        self.pads, self.strides, self.dilations = op.ints("pads"), op.ints("strides"), op.ints("dilations") or [1, 1]
+        self.rows, self.columns = shape_of(op.output)[2:]
+
+    def pick(self, x: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """See `_Inputs.pick`."""
+        top, left, bottom, right = self.pads
+        padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+        picked = np.sort(generator.choice(len(x) * self.rows * self.columns, min(PLACES, len(x) * self.rows * self.columns), replace=False))
+        sample, row, column = np.unravel_index(picked, (len(x), self.rows, self.columns))
+        rows = row[:, None] * self.strides[0] + np.arange(self.height) * self.dilations[0]
+        columns = column[:, None] * self.strides[1] + np.arange(self.width) * self.dilations[1]
+        patches = padded[sample[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (places, kh, kw, c)
+        return patches.transpose(3, 1, 2, 0).reshape(self.group, -1, len(picked))
+
+
+def _inputs_of(op: LayerOp) -> _Inputs | None:
+    """What to gather for a layer whose weights can be rounded; None for others."""
+    if isinstance(op, TopConvOp) and isinstance(op.filter.owner, TopWeightOp) and len(shape_of(op.output)) == 4:
+        return _Windows(op)
+    return _Tokens(op) if isinstance(op, TopMatMulOp) and is_constant_product(op) else None
+
+
 def _gather(
-    module: Module, convs: list[TopConvOp], samples: Iterable[Mapping[str, np.ndarray]], threads: int, generator: np.random.Generator
-) -> dict[str, _Inputs]:
-    found = {op.layer_name: _Inputs(op) for op in convs}
-    executable = Executable(module, {one.source for one in found.values()} - {op.layer_name for op in module.inputs}, threads)
+    module: Module, inputs: Mapping[str, _Inputs], samples: Iterable[Mapping[str, np.ndarray]], threads: int, generator: np.random.Generator
+) -> None:
+    executable = Executable(module, {one.source for one in inputs.values()} - {op.layer_name for op in module.inputs}, threads)
     for sample in samples:
         values = {**sample, **executable.run(sample)}
-        for one in found.values():
+        for one in inputs.values():
             one.add(values[one.source], generator)
-    return found
+
+
+def _rewrite_product(module: Module, op: TopMatMulOp, inputs: _Inputs) -> None:
+    columns = rows_of(op, module).T
+    integers, step = quantize_matrix(module.weight(op.right))
+    if inputs.count < len(inputs.total[0]) or np.allclose(integers * step, module.weight(op.right), rtol=LAST_BITS, atol=0):
+        return
+    (mean,), (covariance,) = inputs.moments()
+    rounded = round_rows(columns, covariance, one_step=True)
+    bias = (0 if is_none(op.bias) else module.weight(op.bias).astype(np.float64).reshape(-1)) + (columns - rounded) @ mean
+    right = (rounded if op["right_transpose"] else rounded.T).astype(np.float32)
+    op.operands[1] = module.new_weight(f"{op.layer_name}_rounded_right", np.ascontiguousarray(right), DType.F32, op)
+    op.operands[2] = module.new_weight(f"{op.layer_name}_rounded_bias", bias.astype(np.float32), DType.F32, op)
 
 
 def _rewrite(module: Module, op: TopConvOp, inputs: _Inputs) -> None:

@@ -12,6 +12,7 @@ from bmflow.ir.types import tensor_type
 from bmflow.kernels import Executable, to_real
 from bmflow.passes.lowering import LoweringOptions, lower
 from bmflow.tables.calibration import CalibrationTable, Range
+from token_networks import CHANNELS, Net, calibrated
 
 SHAPE = (1, 8, 12, 12)
 
@@ -76,3 +77,23 @@ def test_a_network_that_8_bits_compute_exactly_keeps_its_biases(rng: np.random.G
     assert not errors["y"].any()
     corrected = correct_biases(module, errors)
     assert (str(corrected), corrected.weights_digest()) == (str(module), module.weights_digest())
+
+
+def test_mean_errors_of_matrix_products_are_taken_out_of_their_biases(rng: np.random.Generator) -> None:
+    """Positive tokens, and weights that round to one side."""
+    net = Net(rng, 12)
+    module = net.finish(net.product("y", net.x, 6))
+    steps = rng.integers(-126, 126, (CHANNELS, 6)) + 0.4
+    steps[0] = 127
+    module.weights["y_w"] = (steps / 127).astype(np.float32)
+    inputs = [{"x": rng.uniform(0, 1, (1, 12, CHANNELS)).astype(np.float32)} for _ in range(3)]
+    options, exact = calibrated(module, inputs), Executable(module)
+
+    def mean_errors(net: Module) -> np.ndarray:
+        made = lower(net, options)
+        value, executable = next(op for op in made.layers() if op.layer_name == "y").results[0], Executable(made, ["y"])
+        return np.mean([to_real(value, executable.run(one)["y"]) - exact.run(one)["y"] for one in inputs], (0, 1, 2))
+
+    before, found = mean_errors(module), bias_errors(module, lower(module, options), inputs)["y"]
+    assert np.abs(found - before).max() < 0.1 * np.abs(before).max(), "values at the ends of the range are left out"
+    assert np.abs(mean_errors(correct_biases(module, {"y": found}))).mean() < np.abs(before).mean() / 5

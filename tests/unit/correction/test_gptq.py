@@ -8,11 +8,15 @@ from itertools import product
 import numpy as np
 import pytest
 import top_numpy
-from bmflow.correction.gptq import PLACES, _Inputs, round_filters, round_rows
+from bmflow.correction.gptq import PLACES, _Windows, round_filters, round_rows
 from bmflow.dialects.top.conv import TopConvOp
+from bmflow.dialects.top.matmul import TopMatMulOp
 from bmflow.ir.module import Module, ModuleBuilder
 from bmflow.ir.types import tensor_type
+from bmflow.kernels import Executable
 from bmflow.passes.lowering.conv import quantize_filter
+from bmflow.passes.lowering.matmul import quantize_matrix
+from token_networks import CHANNELS, Net, noise
 
 Samples = list[dict[str, np.ndarray]]
 
@@ -147,7 +151,7 @@ def test_a_row_of_zeros_stays(rng: np.random.Generator) -> None:
 def test_moments_over_all_places_are_those_of_the_patches(case: Case, rng: np.random.Generator) -> None:
     samples = correlated(rng, case.batch)
     assert len(case.places) * case.batch <= PLACES, "all places are to be looked at"
-    inputs = _Inputs(conv(random_network(case, rng)))
+    inputs = _Windows(conv(random_network(case, rng)))
     for sample in samples:
         inputs.add(sample["x"], rng)
     mean, found = inputs.moments()
@@ -245,3 +249,48 @@ def test_the_module_given_is_left_alone(rng: np.random.Generator) -> None:
     text, digest = str(module), module.weights_digest()
     round_filters(module, correlated(rng))
     assert (str(module), module.weights_digest()) == (text, digest)
+
+
+def correlated_tokens(rng: np.random.Generator, count: int = 4) -> Samples:
+    """Tokens whose channels follow two common ones, and whose means are not zero."""
+    mix = rng.normal(size=(2, CHANNELS))
+    tokens = (rng.normal(size=(1, 64, 2)) @ mix + 0.1 * rng.normal(size=(1, 64, CHANNELS)) + 1 for _ in range(count))
+    return [{"x": x.astype(np.float32)} for x in tokens]
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["k x n", "n x k"])
+def test_a_matrix_is_rounded_in_steps_of_its_largest_weight(transposed: bool, rng: np.random.Generator) -> None:
+    net = Net(rng, 64)
+    module = net.finish(net.product("y", net.x, 24, transposed=transposed))
+    samples = correlated_tokens(rng)
+    rounded = round_filters(module, samples)
+    (op,) = (op for op in rounded.layers() if op.layer_name == "y")
+    assert isinstance(op, TopMatMulOp)
+    step = np.abs(module.weights["y_w"]).max() / 127
+    integers = np.rint(rounded.weight(op.right) / step)
+    np.testing.assert_allclose(rounded.weight(op.right), integers * step, rtol=0, atol=1e-6 * step * 127)
+    np.testing.assert_array_equal(quantize_matrix(rounded.weight(op.right))[0], integers)
+    assert noise(module, rounded, samples) < noise(module, module, samples)
+    exact, after, before = (outputs(each, samples) for each in (module, rounded, nearest_matrix(module)))
+    assert np.square(after - exact).mean() < np.square(before - exact).mean() / 4
+    np.testing.assert_allclose((after - exact).mean((0, 1, 2)), 0, atol=1e-5)
+
+
+def outputs(module: Module, samples: Samples) -> np.ndarray:
+    """The float output."""
+    return np.stack([Executable(module, ["y"], 1).run(sample)["y"] for sample in samples])
+
+
+def nearest_matrix(module: Module) -> Module:
+    """The same with every weight at the nearest step."""
+    other = module.clone()
+    step = np.abs(module.weights["y_w"]).max() / 127
+    other.weights["y_w"] = (np.rint(module.weights["y_w"] / step) * step).astype(np.float32)
+    return other
+
+
+def test_a_matrix_that_reads_fewer_tokens_than_it_has_rows_stays(rng: np.random.Generator) -> None:
+    net = Net(rng, 2)
+    module, samples = net.finish(net.product("y", net.x, 4)), net.samples(3)
+    rounded = round_filters(module, samples)
+    assert (str(rounded), rounded.weights_digest()) == (str(module), module.weights_digest())
