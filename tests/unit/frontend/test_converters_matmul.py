@@ -121,6 +121,26 @@ def test_gather_by_a_list_with_equal_distances_is_a_slice(tmp_path: Path, conver
     assert names(module) == ["top.Slice y_Gather"]
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 4, 5), (3, 4)])
+@pytest.mark.parametrize("axes", [[0], [1], [-1], [-2, -1], [0, 1], None])
+@pytest.mark.parametrize("keep", [0, 1])
+def test_mean_is_an_average_pool(tmp_path: Path, converted: Converted, shape: tuple[int, ...], axes: list[int] | None, keep: int) -> None:
+    mean = node("ReduceMean", ["x"], ["y"], keepdims=keep) if axes is None else node("ReduceMean", ["x"], ["y"], axes=axes, keepdims=keep)
+    if not keep and (axes is None or len(axes) == len(shape)):
+        with pytest.raises(InputError, match=r"ReduceMean x1 \(its result is a single number"):
+            import_onnx(save(tmp_path / "m.onnx", [mean], {"x": list(shape)}, ["y"]), "net")
+        return
+    module = converted(save(tmp_path / "m.onnx", [mean], {"x": list(shape)}, ["y"]))
+    assert [op.name for op in module.layers()].count("top.AvgPool") == 1
+
+
+def test_mean_over_the_picture_is_a_global_pool(tmp_path: Path, converted: Converted) -> None:
+    mean = node("ReduceMean", ["x", "axes"], ["y"])
+    module = converted(save(tmp_path / "m.onnx", [mean], {"x": [1, 3, 6, 8]}, ["y"], {"axes": np.array([2, 3])}, opset=18))
+    assert names(module) == ["top.AvgPool y_ReduceMean"]
+    assert "kernel_shape = [6, 8]" in str(module)
+
+
 CONSTANTS = {"w": np.ones((4, 5), np.float32), "v": np.ones(4, np.float32), "zero": np.zeros(1, np.float32), "i": np.array([0, 2, 1])}
 REFUSED = {
     "transA": (node("Gemm", ["m", "w"], ["y"], transA=1), r"Gemm x1 \(transA; only its second matrix"),
@@ -133,7 +153,8 @@ REFUSED = {
     "two vectors": (node("MatMul", ["u", "v"], ["y"]), r"MatMul x1 \(the product of two vectors is a single number"),
     "order": (node("Gather", ["x", "i"], ["y"], axis=2), r"Gather x1 \(indices \[0, 2, 1\]; only one, or several at equal distances"),
     "number": (node("Gather", ["u", "first"], ["y"]), r"Gather x1 \(its result is a single number"),
-    "mean alone": (node("ReduceMean", ["x"], ["y"]), r"ReduceMean x1 \(only inside layer normalization"),
+    "root alone": (node("Sqrt", ["x"], ["y"]), r"Sqrt x1 \(only inside layer normalization"),
+    "axes apart": (node("ReduceMean", ["x", "apart"], ["y"]), r"ReduceMean x1 \(axes \[0, 2\]; only neighbouring ones"),
 }
 
 
@@ -141,7 +162,7 @@ REFUSED = {
 def test_what_is_not_supported_says_so(tmp_path: Path, case: str) -> None:
     refused, message = REFUSED[case]
     inputs: dict[str, Any] = {"x": [2, 3, 4], "m": [4, 4], "u": [4]}
-    constants = CONSTANTS | {"first": np.array(0)}
+    constants = CONSTANTS | {"first": np.array(0), "apart": np.array([0, -1])}
     path = save(tmp_path / "m.onnx", [refused], inputs, [name for name in refused.output if name], constants, opset=20)
     with pytest.raises(InputError, match=message):
         import_onnx(path, "net")

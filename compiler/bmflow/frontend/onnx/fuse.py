@@ -21,7 +21,7 @@ _CLOSE = 1e-3
 _DEEPEST_PRODUCT = 3
 _NORM_TEXT = "layer normalization (x - mean) / sqrt(variance + eps) over the last dimensions"
 _GELU_TEXT = "GELU x / 2 * (1 + erf(x / sqrt(2)))"
-_PART_OF = {"ReduceMean": _NORM_TEXT, "Pow": _NORM_TEXT, "Sqrt": _NORM_TEXT, "Erf": _GELU_TEXT}
+_PART_OF = {"Pow": _NORM_TEXT, "Sqrt": _NORM_TEXT, "Erf": _GELU_TEXT}
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,11 @@
-"""Pooling over h and w."""
+"""Pooling over h and w, and means over other axes."""
 
 from __future__ import annotations
 
+import math
+
 from bmflow.dialects.top.pool import TopAvgPoolOp, TopMaxPoolOp
+from bmflow.dialects.top.shape import TopReshapeOp
 from bmflow.frontend.onnx.converters.window import Window, read_window
 from bmflow.frontend.onnx.graph import Converter, Node, Unsupported
 from bmflow.ir.layer import LayerOp
@@ -64,9 +67,40 @@ def convert_global_max_pool(node: Node) -> None:
     _convert_global(node, TopMaxPoolOp)
 
 
+def convert_reduce_mean(node: Node) -> None:
+    """ReduceMean over neighbouring axes -> top.AvgPool over h and w, or over h of the tensor seen as (n, c, h, w)."""
+    shape = node.shape()
+    axes = _reduced_axes(node, len(shape))
+    if axes != list(range(axes[0], axes[-1] + 1)):
+        raise Unsupported(f"axes {axes}; only neighbouring ones are supported")
+    first, behind = axes[0], axes[-1] + 1
+    batch, window = math.prod(shape[: min(first, 1)]), math.prod(shape[first:behind])
+    seen, kernel = (batch, math.prod(shape[1:first]), window, math.prod(shape[behind:])), [window, 1]
+    if len(shape) == 4 and first >= 2:
+        seen, kernel = shape, [size if axis in axes else 1 for axis, size in enumerate(shape)][2:]
+    pooled = (*seen[:2], *(size // k for size, k in zip(seen[2:], kernel, strict=True)))
+    x, result = node.value(), node.output_shape()
+    if not result:
+        raise Unsupported("its result is a single number")
+    if seen != shape:
+        x = node.emit(TopReshapeOp, [x], {"shape": list(seen)}, seen, f"{node.name}_reshape")
+    settings = {"kernel_shape": kernel, "strides": [1, 1], "pads": [0, 0, 0, 0]}
+    y = node.emit(TopAvgPoolOp, [x], settings, pooled, node.name if pooled == result else f"{node.name}_pool")
+    node.bind(y if pooled == result else node.emit(TopReshapeOp, [y], {"shape": list(result)}))
+
+
+def _reduced_axes(node: Node, rank: int) -> list[int]:
+    """Axes in rising order; all of them where none are given."""
+    given = node.constant_ints(1, "its axes") if node.has(1) else node.ints("axes")
+    if not given and node.int("noop_with_empty_axes"):
+        raise Unsupported("no axes")
+    return sorted(axis % rank for axis in given or range(rank))
+
+
 CONVERTERS: dict[str, Converter] = {
     "MaxPool": convert_max_pool,
     "AveragePool": convert_average_pool,
     "GlobalAveragePool": convert_global_average_pool,
     "GlobalMaxPool": convert_global_max_pool,
+    "ReduceMean": convert_reduce_mean,
 }
