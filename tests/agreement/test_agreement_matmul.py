@@ -7,7 +7,9 @@ from math import erfc, log2, prod, sqrt
 
 import numpy as np
 import pytest
-from bmflow.dialects.tpu.compute import TpuActiveOp, TpuSoftmaxOp
+from bmflow import target
+from bmflow.codegen.generate import generate
+from bmflow.dialects.tpu.compute import TpuActiveOp, TpuAddOp, TpuMulOp, TpuSoftmaxOp
 from bmflow.dialects.tpu.matmul import TpuLayerNormOp, TpuMatMulOp
 from bmflow.errors import CompileError
 from bmflow.ir.attributes import ActiveMode, enum_attribute
@@ -87,6 +89,23 @@ def test_integer_matrix_products_are_identical(case: Product, rng: np.random.Gen
                     do_relu=case.relu, **attributes)  # fmt: skip
     found = net.check(result)
     assert len(np.unique(found.expected["y"])) > min(10, prod(case.shapes[2]) // 2)
+
+
+REFUSED = [
+    (Product("zero point", 4, 5, 6, constant="", bias=False, x=(DType.I8, 3)), {}, "a zero point that no bias accounts for"),
+    (Product("16 bits", 4, 5, 6, y=(DType.I16, 3)), {}, "into si16 with a zero point"),
+    (Product("float", 4, 5, 6, y=(DType.F16, 0)), {}, "si8, si8, f16, integers and floats at once"),
+    (Product("columns", 4, 5, 2), {"multipliers": [3, 4], "rshifts": [1, 1]}, "a requantization for every column"),
+    (Product("left", 4, 5, 6), {"left_transpose": True}, "with left_transpose"),
+]
+
+
+@pytest.mark.parametrize(("case", "attributes", "reason"), REFUSED, ids=lambda value: value.id if isinstance(value, Product) else "")
+def test_what_no_command_does_is_refused(case: Product, attributes: dict, reason: str, rng: np.random.Generator) -> None:
+    net = Network(rng)
+    y = net.op(TpuMatMulOp, "y", integer_operands(net, case), case.shapes[2], element(case.y[0], zero_point=case.y[1]), **attributes)
+    with pytest.raises(CompileError, match=f"y: tpu.MatMul .*{reason}; this version cannot compile it"):
+        generate(net.builder.finish([y]), target.load("bm1684x"))
 
 
 LOADED_ONCE = [
@@ -187,3 +206,18 @@ def test_softmax_over_the_last_axis_of_scores_agrees(dtype: DType, rng: np.rando
     net, shape = Network(rng), (1, 3, 65, 197)
     operands = [net.input("x", shape, dtype), *[net.none] * 5]
     net.check(net.op(TpuSoftmaxOp, "y", operands, shape, dtype, axis=3), units=64 if dtype is DType.F32 else 1)
+
+
+@pytest.mark.parametrize("dtype", [DType.I8, DType.F16], ids=lambda dtype: dtype.value)
+@pytest.mark.parametrize("shape", [(2, 65, 48), (3, 7), (1, 2, 3, 5, 7)], ids=str)
+def test_constants_are_added_and_multiplied_in_any_rank(dtype: DType, shape: tuple[int, ...], rng: np.random.Generator) -> None:
+    net = Network(rng)
+    x = net.input("x", shape, dtype)
+    row, number = (net.weight(name, np.round(rng.normal(size=size) * 20), dtype) for name, size in (("row", shape[-1:]), ("number", (1,))))
+    scaled = {} if dtype.is_float else {"multiplier": 77, "rshift": 11}
+    weighted = {} if dtype.is_float else {"multipliers": [100, 50], "rshifts": [7, 6]}
+    net.check(
+        net.op(TpuAddOp, "sum", [x, row], shape, element(dtype), **weighted),
+        net.op(TpuMulOp, "product", [x, number], shape, element(dtype), **scaled),
+        units=1,
+    )

@@ -61,6 +61,9 @@ class MatMulLayer(Layer):
         odd = [name for name in ("left_transpose", "output_transpose", "hdim_is_batch") if op[name]]
         if odd or not op["keep_dims"]:
             raise refuse(op, f"with {odd[0] if odd else 'dropped dimensions'}")
+        kinds = self.x_dtype, self.right_dtype, self.y_dtype
+        if len({dtype.is_float for dtype in kinds}) > 1:
+            raise refuse(op, f"of {', '.join(dtype.value for dtype in kinds)}, integers and floats at once")
         if zero_point(op.right) or (zero_point(op.input) and is_activation(op.right)):
             raise refuse(op, "with a zero point that no bias accounts for")
         if self.integer and len(op.ints("multipliers")) != 1:
