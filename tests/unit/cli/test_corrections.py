@@ -140,10 +140,14 @@ def test_a_table_knows_the_weights_it_was_made_for(folder: Path, caplog: pytest.
     assert "table WAS NOT MADE FOR net.mlir" in caplog.text
 
 
-def test_corrections_for_attention_leave_a_network_without_it_alone(folder: Path) -> None:
+def test_corrections_for_attention_leave_a_network_without_it_alone(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "bmflow")
     assert calibrate(["net.mlir", "--dataset", "data", "-o", "plain"]) == 0
     assert calibrate(["net.mlir", "--dataset", "data", "-o", "smoothed", "--sq", "--smc"]) == 0
     assert CalibrationTable.load("smoothed") == CalibrationTable.load("plain")
+    assert {path.name for path in folder.glob("*.mlir")} == {"net.mlir", "net_origin.mlir"}
+    assert "--sq: no LayerNorm feeds a MatMul in this network; nothing to smooth" in caplog.text
+    assert "--smc: no Softmax feeds a MatMul in this network; nothing to correct" in caplog.text
 
 
 def test_part_asymmetric_lists_silus_and_the_convolutions_behind_them(folder: Path) -> None:
