@@ -188,7 +188,7 @@ def test_gelu_agrees(dtype: DType, shape: tuple[int, ...], rng: np.random.Genera
 
 
 def test_gelu_is_within_a_few_units_of_its_definition_everywhere() -> None:
-    """Absolute error below 3e-7 up to 6, and the tail below zero keeps its digits: relative error below 3e-5 down to -9."""
+    """Absolute error below 3e-7 up to 6, and the tail below zero keeps its digits: relative error below 1e-5 down to -9."""
     net = Network(np.random.default_rng(0))
     points = np.linspace(-9, 6, 15001).astype(np.float32)
     x = net.input("x", points.shape, DType.F32)
@@ -198,7 +198,7 @@ def test_gelu_is_within_a_few_units_of_its_definition_everywhere() -> None:
     error = np.abs(found.simulation.outputs["y"] - defined)
     assert error.max() < 3e-7
     tail = points < -1
-    assert (error[tail] / np.abs(defined[tail])).max() < 3e-5
+    assert (error[tail] / np.abs(defined[tail])).max() < 1e-5
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=lambda dtype: dtype.value)
