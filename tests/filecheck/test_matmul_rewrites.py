@@ -12,6 +12,7 @@ from bmflow.passes.fusion.fold_add_into_matmul import FoldAddIntoMatMul
 from bmflow.passes.fusion.fold_mul_into_matmul import FoldMulIntoMatMul
 from bmflow.passes.fusion.fuse_permute_into_matmul import FusePermuteIntoMatMul
 from bmflow.passes.fusion.fuse_relu_into_producer import FuseReluIntoProducer
+from bmflow.passes.rewrite import Rewrite
 
 IN, OUT, MATRIX = "tensor<2x5x4xf32>", "tensor<2x5x6xf32>", "tensor<4x6xf32>"
 X = f'%x = "top.Input"(%arg0) : ({IN}) -> {IN} loc("x")\n'
@@ -74,14 +75,15 @@ def test_product_by_numbers_of_columns_stays(apply: Callable[..., Any]) -> None:
     assert result.trace.why_not("y_Mul") == ["fold-mul-into-matmul: its factors differ from column to column"]
 
 
-def test_product_behind_a_computed_matrix_stays(apply: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(("kind", "rewrite"), [("Mul", FoldMulIntoMatMul()), ("Add", FoldAddIntoMatMul())])
+def test_constants_behind_a_product_of_computed_matrices_stay(apply: Callable[..., Any], kind: str, rewrite: Rewrite) -> None:
     square = "tensor<2x4x4xf32>"
     lines = (
         f'%x = "top.Input"(%arg0) : ({square}) -> {square} loc("x")\n%c = "top.Weight"() : () -> tensor<1xf32> loc("c")\n'
         f'%m = "top.MatMul"(%x, %x, %none) : ({square}, {square}, none) -> {square} loc("m")\n'
-        f'%y = "top.Mul"(%m, %c) : ({square}, tensor<1xf32>) -> {square} loc("y")\nreturn %y : {square}'
+        f'%y = "top.{kind}"(%m, %c) : ({square}, tensor<1xf32>) -> {square} loc("y")\nreturn %y : {square}'
     )
-    assert "the right operand of m is not constant" in apply(lines, FoldMulIntoMatMul()).trace.text()
+    assert "the right operand of m is not constant" in apply(lines, rewrite).trace.text()
 
 
 def test_relu_becomes_an_attribute_of_the_product(apply: Callable[..., Any]) -> None:

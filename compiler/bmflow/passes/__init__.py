@@ -1,8 +1,8 @@
 """Rewrites of modules: canonical forms and fusions of the top dialect, lowering to tpu, memory planning.
 
 `optimize_top` runs the rewrites below, in this order, until none applies any more. Canonical forms come first, so that
-fusions see chains without gaps; what is linear is folded into convolutions before activations are, because nothing can
-be folded behind an activation.
+fusions see chains without gaps; what is linear is folded into convolutions and matrix products before activations are, because
+nothing can be folded behind an activation.
 """
 
 from __future__ import annotations

@@ -160,6 +160,15 @@ def test_matrix_of_zeros_has_a_scale() -> None:
     np.testing.assert_allclose(to_real(lowered.op("y").results[0], values), [[1.0, -1.0]] * 3, atol=0.03)
 
 
+def test_bias_beyond_32_bits_saturates_the_result_instead_of_going_around() -> None:
+    net = Net()
+    operands = [net.input("x", (3, 4), 1.0), net.weight("w", np.ones((4, 2))), net.weight("b", [1e9, -1e9])]
+    lowered = net.lower(net.op(TopMatMulOp, "y", operands, (3, 2), 5.0), quant_output=True)
+    for sign in (1, -1):
+        values = Executable(lowered.module, threads=1).run({"x": np.full((3, 4), sign, np.float32)})["y"]
+        np.testing.assert_array_equal(values, [[127, -128]] * 3)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_float_product_has_its_constants_in_its_own_type(mode: str) -> None:
     net, suffix = Net(), "" if mode == "F32" else f"_{mode.lower()}"

@@ -15,7 +15,7 @@ from bmflow.passes.rewrite import Rewrite
 
 @dataclass(frozen=True)
 class FoldAddIntoMatMul(Rewrite):
-    """Add(MatMul(x, r, b), t) -> MatMul(x, r, b + t)."""
+    """Add(MatMul(x, r, b), t) -> MatMul(x, r, b + t), r constant."""
 
     pattern: ClassVar = (TopAddOp,)
 

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from bmflow.dialects.top.elementwise import TopMulOp
-from bmflow.dialects.top.matmul import TopMatMulOp
 from bmflow.ir.layer import LayerOp
 from bmflow.ir.module import Module
-from bmflow.ir.structure import TopWeightOp
 from bmflow.passes.fusion.linear import split_constant
 from bmflow.passes.fusion.matrix import check_constant_operand, fold_into_matmul
-from bmflow.passes.rewrite import Rewrite, producer
+from bmflow.passes.rewrite import Rewrite
 
 
 @dataclass(frozen=True)
@@ -29,11 +27,7 @@ class FoldMulIntoMatMul(Rewrite):
         if reason := check_constant_operand(op, module):
             return reason
         operands = split_constant(op)
-        matmul = producer(operands[0]) if operands else None
-        assert isinstance(matmul, TopMatMulOp)
         assert operands is not None
-        if not isinstance(producer(matmul.right), TopWeightOp):
-            return f"the right operand of {matmul.layer_name} is not constant"
         return "" if module.weight(operands[1]).size == 1 else "its factors differ from column to column"
 
     def rewrite(self, op: LayerOp, module: Module) -> None:

@@ -18,7 +18,10 @@ from bmflow.passes.rewrite import insert_before, merge_into, producer, replace, 
 
 
 def check_constant_operand(op: LayerOp, module: Module) -> str:
-    """Say why an Add or Mul is no linear op by one number per column behind a matrix product; empty when it is."""
+    """Say why an Add or Mul is no linear op by one number per column behind a product with a constant matrix; empty when it is.
+
+    What is added to the product of two computed matrices stays: scores of attention and their mask have nothing in common but a shape.
+    """
     operands = split_constant(op)
     if operands is None:
         return "it has not exactly one constant operand"
@@ -35,6 +38,8 @@ def _foldable(value: SSAValue) -> str:
         return "its input is no matrix product"
     if matmul["do_relu"]:
         return f"{matmul.layer_name} ends in a relu"
+    if not isinstance(producer(matmul.right), TopWeightOp):
+        return f"the right operand of {matmul.layer_name} is not constant"
     if not is_none(matmul.bias) and not isinstance(producer(matmul.bias), TopWeightOp):
         return f"the bias of {matmul.layer_name} is not constant"
     return single_user(value)
@@ -51,7 +56,7 @@ def per_column(module: Module, constant: SSAValue, result: SSAValue) -> np.ndarr
 def fold_into_matmul(module: Module, op: LayerOp, scale: float = 1.0, shift: np.ndarray | None = None) -> None:
     """Replace `op`, which computes activation * scale + shift (n), by the matrix product that makes the activation.
 
-    Requires: the right operand is constant where there is a scale.
+    Requires: `check_constant_operand` has no objection.
     """
     operands = split_constant(op)
     old = producer(operands[0]) if operands else None

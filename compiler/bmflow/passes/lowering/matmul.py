@@ -20,6 +20,7 @@ from bmflow.passes.lowering.writer import STORED_AS, Writer, kept_attributes, qu
 from bmflow.passes.memory.lifetimes import is_activation
 
 _INT32 = np.iinfo(np.int32)
+_LARGEST_PRODUCT = 255 * 128
 
 
 def quantize_matrix(weights: np.ndarray) -> tuple[np.ndarray, float]:
@@ -29,10 +30,14 @@ def quantize_matrix(weights: np.ndarray) -> tuple[np.ndarray, float]:
     return np.clip(quotients, *DType.I8.limits).astype(np.int8), scale
 
 
-def quantize_sum(bias: np.ndarray | None, step: float, zero_x: int, column_sums: np.ndarray) -> np.ndarray:
-    """int32 (n): bias in steps of the accumulator, minus what the zero point of the input adds to it."""
+def quantize_sum(bias: np.ndarray | None, step: float, zero_x: int, column_sums: np.ndarray, terms: int) -> np.ndarray:
+    """int32 (n): bias in steps of the accumulator, minus what the zero point of the input adds to it.
+
+    Where it has to be cut, room is left for the sum of `terms` products, which must not go around in 32 bits.
+    """
     exact = (0.0 if bias is None else bias.astype(np.float64)) / step - zero_x * column_sums.astype(np.float64)
-    return np.clip(round_real(exact, Rounding.HALF_AWAY), _INT32.min, _INT32.max).astype(np.int32)
+    largest = max(_INT32.max - terms * _LARGEST_PRODUCT, 0)
+    return np.clip(round_real(exact, Rounding.HALF_AWAY), -largest, largest).astype(np.int32)
 
 
 def _objection(op: LayerOp, analysis: Analysis) -> str:
@@ -89,7 +94,7 @@ def _bias(op: TopMatMulOp, writer: Writer, source: Quantization, scale: float, s
     if is_none(op.bias) and not source.zero_point:
         return writer.none
     bias = None if is_none(op.bias) else writer.module.weight(op.bias).reshape(-1)
-    numbers = quantize_sum(bias, scale * source.scale, source.zero_point, sums)
+    numbers = quantize_sum(bias, scale * source.scale, source.zero_point, sums, shape_of(op.input)[-1])
     return writer.constant(op, f"{op.layer_name}_bias_int32", numbers, DType.I32)
 
 
