@@ -112,6 +112,25 @@ def test_transposed_keys_keep_their_rows_and_are_read_transposed(apply: Callable
     assert result.text.count("order = [0, 2, 1, 3]") == 2
 
 
+def scaled(order: str, moved: str, constant: str = "1") -> str:
+    """x times its own transposition by a constant."""
+    mul = (
+        f'%c = "top.Weight"() : () -> tensor<{constant}xf32> loc("c")\n'
+        f'%s = "top.Mul"(%k, %c) : (tensor<{moved}xf32>, tensor<{constant}xf32>) -> tensor<{moved}xf32> loc("s_Mul")\n'
+    )
+    return attention("2x3x5x4", order, moved).replace('%y = "top.MatMul"(%q, %k', mul + '%y = "top.MatMul"(%q, %s')
+
+
+def test_scaled_and_transposed_keys_are_scaled_as_they_lie(apply: Callable[..., Any]) -> None:
+    result = apply(scaled("0, 2, 3, 1", "2x5x4x3"), FusePermuteIntoMatMul())
+    assert result.layers() == ["top.Permute q", "top.Permute k_Transpose_r_Permute", "top.Mul s_Mul_r_Mul", "top.MatMul y"]
+    assert result.text.count("tensor<2x5x3x4xf32> loc(") == 3
+
+
+def test_keys_with_a_factor_for_each_stay_transposed(apply: Callable[..., Any]) -> None:
+    assert "its right operand is no transposition" in apply(scaled("0, 2, 3, 1", "2x5x4x3", "4x1"), FusePermuteIntoMatMul()).trace.text()
+
+
 def test_transposition_of_the_last_two_axes_vanishes(apply: Callable[..., Any]) -> None:
     kind, moved = "tensor<2x3x4xf32>", "tensor<2x4x3xf32>"
     lines = (
