@@ -28,7 +28,7 @@ from bmflow.ir.layer import LayerOp, layer_name
 from bmflow.ir.module import Module
 from bmflow.ir.structure import TopWeightOp
 from bmflow.ir.types import DType, is_none, shape_of
-from bmflow.passes.rewrite import free_name, replace, users
+from bmflow.passes.rewrite import free_name, insert_behind, replace, users
 
 Reals = NDArray[np.float64]
 BALANCES = tuple(np.arange(21) / 20)
@@ -112,6 +112,8 @@ class _Smoother:
         self.rows = product_rows(self.module, names, samples, threads) if names else {}
         for point in points:
             self._treat(point)
+        for op in self.inserted:  # only now: rows are known by what reads them
+            replace(op, op.operands[0])
         self.module.op.verify()
         return self.result
 
@@ -129,9 +131,8 @@ class _Smoother:
         after = self._error(point, best)
         if after > (1 - (LEAST_GAIN_OF_MUL if costs else LEAST_GAIN)) * as_it_is:
             self.result.left.append(name.removesuffix(f"_{ENDING}") if costs else name)
-            if costs:
-                replace(point.source, point.source.operands[0])
             return
+        self.inserted = [op for op in self.inserted if op is not point.source]
         known = peak[point.free & (peak > 0)]
         self.result.gains[name] = Gain(as_it_is, after, float(known.max() / np.median(known)))
         self._divide(point.source, best)
@@ -267,12 +268,10 @@ def _insert_unit_product(op: TopLayerNormOp, module: Module) -> LayerOp | None:
             readers.append(reader)
     if not readers:
         return None
-    name, first = free_name(f"{op.layer_name}_{ENDING}", module), readers[0]
-    ones = module.new_weight(f"{name}_weight", np.ones(shape_of(op.output)[-1], np.float32), DType.F32, first)
+    name = free_name(f"{op.layer_name}_{ENDING}", module)
+    ones = module.new_weight(f"{name}_weight", np.ones(shape_of(op.output)[-1], np.float32), DType.F32, op)
     made = TopMulOp.make(name, [op.output, ones], op.output.type)
-    block = first.parent_block()
-    assert block is not None
-    block.insert_op_before(made, first)
+    insert_behind(op, made)
     for reader in readers:
         for index, value in enumerate(reader.operands):
             if value is op.output:

@@ -80,9 +80,14 @@ def correct_softmaxes(module: Module, samples: Iterable[Mapping[str, np.ndarray]
     return result
 
 
+def correctable(module: Module) -> list[str]:
+    """The Softmaxes over the last of three or four dimensions that feed a product with something computed."""
+    return list(dict.fromkeys(layer_name(op.input) for op in _points(module)))
+
+
 def can_be_corrected(module: Module) -> bool:
-    """Whether a Softmax over the last of three or four dimensions feeds a product with something computed."""
-    return any(True for _ in _points(module))
+    """Whether a network has such a Softmax."""
+    return bool(correctable(module))
 
 
 def _points(module: Module) -> Iterator[TopMatMulOp]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from bmflow.calibration.patterns import one_sided
 from bmflow.correction.channel_graph import ChannelGraph, is_argument
 from bmflow.correction.smooth import smoothable
+from bmflow.correction.softmax import correctable
 from bmflow.dialects.top.conv import TopConvOp
 from bmflow.dialects.top.matmul import TopMatMulOp
 from bmflow.explain.bench import Bench
@@ -165,6 +166,7 @@ class Clinic:
         self.bench, self.tallies = bench, tallies
         self._one_sided = set(one_sided(bench.module))
         self._graph, self._smoothable = ChannelGraph(bench.module), smoothable(bench.module)
+        self.correctable = set(correctable(bench.module))
         table = bench.options.table
         rows = table.ranges if table else {}
         self.patients = {
@@ -342,6 +344,15 @@ def _shares_range_with(patient: Patient, clinic: Clinic) -> str:
     return next((name for name in fits if tallies[name].peaks.max() > 1.5 * patient.tally.peaks.max()), "")
 
 
+def _small_probabilities(patient: Patient, clinic: Clinic) -> Diagnosis | None:
+    """A Softmax over many tokens, which a matrix product reads in steps of 1 / 255."""
+    noise = patient.tally.noise(Error.STORED) or 0.0
+    if patient.op.layer_name not in clinic.correctable or noise < POOR:
+        return None
+    lost = f"{percent(patient.tally.vanished_share)} of its probabilities vanish in steps of 1/255, all together keep {decibels(noise)}"
+    return Diagnosis(Fault.COARSE, noise, Remedy.SOFTMAX, f"{lost}; softmax correction (--smc) helps")
+
+
 def _weights(patient: Patient, clinic: Clinic) -> Diagnosis | None:
     op, excess = patient.op, patient.excess
     if isinstance(op, TopMatMulOp) and isinstance(op.right.owner, TopWeightOp) and excess:
@@ -421,4 +432,4 @@ def _constant(patient: Patient) -> Diagnosis | None:
     return Diagnosis(Fault.CONSTANT, 0.0, Remedy.NONE, text)
 
 
-RULES: tuple[Rule, ...] = (_clipped, _spread, _half_unused, _loose, _weights, _operand)
+RULES: tuple[Rule, ...] = (_clipped, _spread, _small_probabilities, _half_unused, _loose, _weights, _operand)

@@ -80,6 +80,35 @@ def test_a_normalization_that_a_residual_sum_reads_gets_a_factor_of_its_own(rng:
     assert noise(module, found.module, samples, output="y") < noise(module, module, samples, output="y") / 20
 
 
+def test_what_follows_a_factor_that_does_not_pay_is_smoothed_all_the_same(rng: np.random.Generator) -> None:
+    net = Net(rng)
+    norm = net.norm("norm", net.x)
+    up = net.product("up", norm, CHANNELS)
+    net.builder.module.weights["norm_b"][:] = 0
+    net.builder.module.weights["up_w"] = (rng.choice([-1.0, 1.0], (CHANNELS, CHANNELS)) * FAR).astype(np.float32)
+    total = net.op(TopAddOp, "sum", [norm, net.product("y", net.op(TopReluOp, "relu", [up]), CHANNELS, FAR)])
+    module, samples = net.finish(total), net.samples()
+    found = smooth(module, samples)
+    assert (list(found.gains), found.left) == (["up"], ["norm"])
+    assert names(found.module) == names(module)
+    assert_same_in_float(module, found.module, samples)
+
+
+def test_the_factor_stands_before_all_that_reads_it(rng: np.random.Generator) -> None:
+    """Products read the normalization in another order than the program has them."""
+    net = Net(rng)
+    norm = net.norm("norm", net.x, FAR)
+    first, second = net.product("first", norm, 8, FAR), net.product("second", net.x, 8, FAR)
+    total = net.op(TopAddOp, "sum", [norm, norm])
+    module, samples = net.finish(first, second, total), net.samples()
+    late, early = (op for op in module.layers() if op.layer_name in ("second", "first"))
+    late.operands[0], early.operands[0] = early.operands[0], early.operands[0]
+    early.operands[0] = norm  # the use of the earlier product is the younger one now
+    found = smooth(module, samples)
+    assert list(found.gains) == ["norm_smooth"]
+    assert_same_in_float(module, found.module, samples)
+
+
 def test_a_factor_that_would_not_pay_is_not_inserted(rng: np.random.Generator) -> None:
     net = Net(rng)
     norm = net.norm("norm", net.x)

@@ -14,8 +14,8 @@ from bmflow.explain.tally import Error
 from bmflow.ir.module import Module
 from bmflow.kernels import Executable
 from patients import Net, examine, mixing, ranges, samples
+from token_networks import CHANNELS, outliers
 from token_networks import Net as Tokens
-from token_networks import outliers
 
 
 def silu_between_convolutions(rng: np.random.Generator, gains: np.ndarray, bias: np.ndarray | None = None) -> Module:
@@ -216,3 +216,22 @@ def test_noise_of_a_matrix_follows_its_definition(rng: np.random.Generator) -> N
     step = np.abs(columns).max() / 127
     errors = np.round(columns / step) * step - columns
     assert matrix_noise(columns) == pytest.approx(np.mean((errors**2).sum(1) / (columns**2).sum(1)))
+
+
+def test_small_probabilities_are_told_where_a_product_reads_them(rng: np.random.Generator) -> None:
+    """Of 96 tokens none of which stands out each gets 1 %, between two and three steps of 1/255."""
+    net = Tokens(rng, 96)
+    q, k, v = (net.product(name, net.x, CHANNELS) for name in ("queries", "keys", "values"))
+    for name in ("queries", "keys"):
+        net.builder.module.weights[f"{name}_w"] *= np.float32(0.3)
+    module, inputs = net.finish(net.attention(q, k, v)), net.samples(2)
+    found = examine(module, inputs, ranges(module, inputs))
+    diagnosis = found.layer("p").diagnosis
+    assert diagnosis is not None
+    assert diagnosis.remedy is Remedy.SOFTMAX
+    values = np.stack([Executable(module, ["p"], 1).run(one)["p"] for one in inputs])
+    told = re.match(r"([\d.]+) % of its probabilities vanish in steps of 1/255", diagnosis.text)
+    assert told is not None
+    assert float(told[1]) == pytest.approx(100 * np.mean(values < 0.5 / 255), abs=0.051)
+    assert found.layer("mixed").diagnosis is not None
+    assert found.layer("mixed").diagnosis.operand == "p"  # pyright: ignore[reportOptionalMemberAccess]
