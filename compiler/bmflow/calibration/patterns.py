@@ -121,13 +121,18 @@ def softmaxes(module: Module) -> list[str]:
 def residual_sums(module: Module) -> list[str]:
     """In a network with attention every Add that a LayerNorm reads, and what only moves its values on the way (quantization notes, 5.1)."""
     layers, found = list(module.layers()), set[LayerOp]()
-    if not any(isinstance(op, TopMatMulOp) and isinstance(producer(op.input), TopSoftmaxOp) for op in layers):
+    if not any(isinstance(op, TopMatMulOp) and _holds_probabilities(producer(op.input)) for op in layers):
         return []
     for op in reversed(layers):
         if isinstance(op, (TopAddOp, *_MOVES)) and any(isinstance(reader, TopLayerNormOp) or reader in found for reader in _movers(op)):
             found.add(op)
     sums = {op for op in found if isinstance(op, TopAddOp)}
     return [op.layer_name for op in layers if op in found and (op in sums or _source(op) in sums)]
+
+
+def _holds_probabilities(op: Operation | None) -> bool:
+    """Whether an op is a Softmax, or the Mul that softmax correction puts behind it."""
+    return isinstance(op, TopSoftmaxOp) or (isinstance(op, TopMulOp) and any(isinstance(producer(v), TopSoftmaxOp) for v in op.operands))
 
 
 def _movers(op: LayerOp) -> list[LayerOp]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from bmflow import target
 from bmflow.calibration.patterns import pattern_table, yolo_tail
+from bmflow.correction.softmax import correct_softmaxes
 from bmflow.dialects.top.conv import TopConvOp
 from bmflow.dialects.top.elementwise import TopAddOp, TopMulOp, TopSigmoidOp, TopSiLUOp, TopSoftmaxOp
 from bmflow.dialects.top.pool import TopMaxPoolOp
@@ -166,6 +167,9 @@ def test_sums_in_front_of_a_normalization_stay_float_in_networks_with_attention(
     table = pattern_table(block(rng)[0], "bm1684x", ["attention"])
     assert table.modes == {"stream": "F16", "moved": "F16"}
     assert table.reasons["stream"].startswith("pattern layers, attention: ")
+    corrected = correct_softmaxes(*block(rng))
+    assert pattern_table(corrected.module, "bm1684x", ["attention"]).modes == table.modes
+    assert corrected.gains, "attention with a factor behind its Softmax is attention, too"
     assert pattern_table(block(rng, with_attention=False)[0], "bm1684x", ["attention"]).modes == {}
 
 
