@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from bmflow.dialects.top.elementwise import TopAddOp, TopMulOp, TopReluOp, TopSigmoidOp, TopSiLUOp
 from bmflow.dialects.tpu.compute import TpuActiveOp, TpuAddOp, TpuLutOp, TpuMulOp, TpuReluOp, TpuScaledActiveOp
+from bmflow.dialects.tpu.convert import TpuCastOp
 from bmflow.errors import CompileError
 from bmflow.ir.attributes import ActiveMode, enum_attribute
 from bmflow.ir.types import DType
@@ -182,6 +183,18 @@ def test_a_scaled_activation_takes_stored_numbers_and_gives_rounded_ones(x: Kind
     expected = np.clip(np.sign(exact_result) * np.floor(np.abs(exact_result) + 0.5) + 7, -128, 127)
     tie = np.abs(np.abs(exact_result) % 1 - 0.5) < 1e-4
     np.testing.assert_array_equal(y[~tie], expected[~tie])
+
+
+@pytest.mark.parametrize("mode", ["SIGMOID", "SILU", "GELU"])
+@pytest.mark.parametrize("half", [DType.F16, DType.BF16])
+def test_an_activation_of_halves_gives_what_casts_around_one_in_f32_give(mode: str, half: DType, rng: np.random.Generator) -> None:
+    """The form existing files have, in one pass."""
+    values, function, kind = draw(rng, SHAPE, half), enum_attribute(ActiveMode, mode), Kind(half)
+    net, longer = OneOp(), OneOp()
+    direct = net.run(net.op(TpuActiveOp, "y", [net.given(values, kind)], SHAPE, kind, mode=function))
+    wide = longer.op(TpuCastOp, "wide", [longer.given(values, kind)], SHAPE)
+    exact = longer.op(TpuActiveOp, "exact", [wide], SHAPE, mode=function)
+    np.testing.assert_array_equal(direct, longer.run(longer.op(TpuCastOp, "y", [exact], SHAPE, kind)))
 
 
 def test_an_unknown_activation_is_refused() -> None:

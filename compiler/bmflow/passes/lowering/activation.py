@@ -13,11 +13,11 @@ from bmflow.dialects.tpu.compute import TpuActiveOp, TpuLutOp, TpuReluOp, TpuSca
 from bmflow.dialects.tpu.shape import TpuReshapeOp
 from bmflow.ir.attributes import ActiveMode, Python, enum_attribute, si32
 from bmflow.ir.layer import LayerOp, layer_name
-from bmflow.ir.types import DType, Quantization, element_of, quantization_of, shape_of
+from bmflow.ir.types import DType, Quantization, dtype_of, element_of, quantization_of, shape_of
 from bmflow.ir.values import SSAValue
 from bmflow.numerics.rounding import Rounding, round_real
 from bmflow.passes.lowering.base import FLOATS, INT8, Analysis, Lowering
-from bmflow.passes.lowering.writer import Writer, kept_attributes, quantized, uniform
+from bmflow.passes.lowering.writer import FLOAT_TYPES, Writer, kept_attributes, quantized, uniform
 from bmflow.passes.memory.lifetimes import is_activation
 from bmflow.target import Target
 
@@ -131,34 +131,40 @@ class LowerGELUInt8(_LowerByTable):
 
 
 class _LowerActive(Lowering):
-    """f(x) -> Active(x, mode) in F32, whatever float type is asked for."""
+    """f(x) -> Active(x, mode), computed in F32 whatever float type is asked for.
 
-    computes = dict.fromkeys(FLOATS, "F32")
-    note = "activation functions are computed in F32"
+    Half types are read and written as they are stored, without the casts around an F32 Active that give the same numbers in three passes.
+    Integers and what leaves the network stay F32, which a half type would round once more.
+    """
+
+    computes = FLOATS
     mode: ClassVar[str]
 
     def lower(self, op: LayerOp, writer: Writer, compute: str) -> SSAValue:
         """See `Lowering.lower`."""
-        x = writer.operand(op, op.operands[0], compute)
-        return writer.emit(op, TpuActiveOp, [x], writer.element(op, compute), {"mode": enum_attribute(ActiveMode, self.mode)})
+        x = op.operands[0]
+        if dtype_of(x) is not FLOAT_TYPES[compute] or op.layer_name in writer.analysis.module.output_names:
+            compute = "F32"
+        mode = {"mode": enum_attribute(ActiveMode, self.mode)}
+        return writer.emit(op, TpuActiveOp, [writer.operand(op, x, compute)], writer.element(op, compute), mode)
 
 
 class LowerSigmoidFloat(_LowerActive):
-    """Sigmoid(x) -> Active(x, SIGMOID) in F32."""
+    """Sigmoid(x) -> Active(x, SIGMOID)."""
 
     pattern = TopSigmoidOp
     mode = "SIGMOID"
 
 
 class LowerSiLUFloat(_LowerActive):
-    """SiLU(x) -> Active(x, SILU) in F32."""
+    """SiLU(x) -> Active(x, SILU)."""
 
     pattern = TopSiLUOp
     mode = "SILU"
 
 
 class LowerGELUFloat(_LowerActive):
-    """GELU(x) -> Active(x, GELU) in F32."""
+    """GELU(x) -> Active(x, GELU)."""
 
     pattern = TopGELUOp
     mode = "GELU"
