@@ -64,7 +64,8 @@ Written by `python -m benchmarks DATA --write` on {date.today().isoformat()}: {m
 The network is yolov5n at 640 x 640. `t_ort` is one float inference by onnxruntime with {clock.THREADS} threads, measured in the same run in turns
 with the other inferences ({rounds} rounds, medians); the tools are processes of their own, timed once with start-up and files included.
 Bounds are those of the project's design; they are not timed tests.
-Accuracy is measured apart: [accuracy.md](accuracy.md), [accuracy-outputs.md](accuracy-outputs.md).
+Accuracy is measured apart: [accuracy.md](accuracy.md), [accuracy-outputs.md](accuracy-outputs.md),
+[accuracy-attention.md](accuracy-attention.md).
 {note and chr(10) + note + chr(10)}
 {table}
 """

@@ -16,10 +16,11 @@ THREADS = 2
 
 @dataclass(frozen=True)
 class Finished:
-    """A process that ended well: wall seconds and its largest resident size."""
+    """A process that ended well: wall seconds, its largest resident size, and what it printed."""
 
     seconds: float
     peak_bytes: int
+    printed: str = ""
 
 
 def pin_threads() -> None:
@@ -41,7 +42,7 @@ def interleaved(work: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
 
 
 def process(command: Sequence[str], folder: Path) -> Finished:
-    """Run a command in `folder`, its output thrown away.
+    """Run a command in `folder`.
 
     Raises:
         RuntimeError: it failed; the message holds the end of what it printed.
@@ -54,7 +55,7 @@ def process(command: Sequence[str], folder: Path) -> Finished:
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}: {printed[-800:]}")
-    return Finished(time.perf_counter() - start, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+    return Finished(time.perf_counter() - start, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024), printed)
 
 
 def typical(command: Sequence[str], folder: Path, rounds: int) -> Finished:

@@ -64,18 +64,13 @@ CALIBRATIONS = ("", "--cali_method max", "--cali_method max --gptq", "--cali_met
 
 def rows(data: Path, folder: Path) -> Iterator[tuple[str, ...]]:
     """Make and compare every network in every way."""
-    pictures = [*(data / "images" / f"{name}.jpg" for name in SINGLE), *sorted((data / "coco2017-val").glob("*.jpg"))[:10]]
-    calibration = folder / "calibration"
-    calibration.mkdir(parents=True, exist_ok=True)
-    for picture in sorted((data / "coco2017-calib").glob("*.jpg"))[::2]:
-        (calibration / picture.name).unlink(missing_ok=True)
-        (calibration / picture.name).symlink_to(picture)
+    pictures, calibration = looked_at(data), calibration_set(data, folder)
     for network in NETWORKS:
         name = network.name
         model = str(data / "models" / f"{network.model}.onnx")
         words = [*clock.tool("model_transform"), "--model_name", name, "--model_def", model, *network.arguments]
         clock.process([*words, "--mlir", f"{name}.mlir"], folder)
-        exact = _outputs(folder / f"{name}.mlir", folder / f"{name}.mlir", pictures)
+        exact = outputs_of(folder / f"{name}.mlir", folder / f"{name}.mlir", pictures)
         for calibrate in CALIBRATIONS:
             words = [*clock.tool("run_calibration"), f"{name}.mlir", "--dataset", str(calibration), "--input_num", "50", "-o", "table"]
             clock.process([*words, *calibrate.split()], folder)
@@ -86,11 +81,27 @@ def rows(data: Path, folder: Path) -> Iterator[tuple[str, ...]]:
                      "--calibration_table", "table", "--skip_validation", "--model", "network.bmodel", *deploy.split()],
                     folder,
                 )  # fmt: skip
-                found = _outputs(folder / "network.bmodel", folder / f"{name}.mlir", pictures)
+                found = outputs_of(folder / "network.bmodel", folder / f"{name}.mlir", pictures)
                 yield (name, calibrate or "defaults", deploy or "symmetric", *_figures(network, exact, found))
 
 
-def _outputs(model: Path, mlir: Path, pictures: Sequence[Path]) -> list[Arrays]:
+def looked_at(data: Path) -> list[Path]:
+    """The 15 pictures compared."""
+    return [*(data / "images" / f"{name}.jpg" for name in SINGLE), *sorted((data / "coco2017-val").glob("*.jpg"))[:10]]
+
+
+def calibration_set(data: Path, folder: Path) -> Path:
+    """A folder with 50 of the 100 pictures."""
+    calibration = folder / "calibration"
+    calibration.mkdir(parents=True, exist_ok=True)
+    for picture in sorted((data / "coco2017-calib").glob("*.jpg"))[::2]:
+        (calibration / picture.name).unlink(missing_ok=True)
+        (calibration / picture.name).symlink_to(picture)
+    return calibration
+
+
+def outputs_of(model: Path, mlir: Path, pictures: Sequence[Path]) -> list[Arrays]:
+    """Outputs of a module or a bmodel for pictures, prepared as the module records."""
     session, source = open_session(str(model), clock.THREADS), Module.load(mlir).inputs[0]
     preprocess = Preprocess.of(source)
     assert preprocess is not None

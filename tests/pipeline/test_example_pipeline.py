@@ -80,7 +80,8 @@ def test_a_table_without_corrections_belongs_to_the_module_as_it_was_transformed
 
 
 def test_corrections_change_what_is_compiled_in_8_bits_and_nothing_else(tmp_path: Path, made: Made, bars: Path) -> None:
-    settings = {**SETTINGS, "calibrate_we": True, "calibrate_gptq": True, "calibrate_bc": True, "calibrate_bc_inference_num": 3}
+    asked = dict.fromkeys((f"calibrate_{name}" for name in ("sq", "smc", "we", "gptq", "bc")), True)
+    settings = {**SETTINGS, **asked, "calibrate_bc_inference_num": 3}
     del settings["evaluate_pictures"]
     corrected = run(tmp_path / "run", settings, bars, without=[*WITHOUT, "evaluate", "evaluate_float", "gate"])
     before, after = made.digests(), corrected.digests()
@@ -88,4 +89,4 @@ def test_corrections_change_what_is_compiled_in_8_bits_and_nothing_else(tmp_path
     assert corrected.code == 0
     assert {"calibrate.corrected", "calibrate.table", "deploy/bm1684x-INT8.bmodel"} <= changed
     assert not {name for name in changed if name.startswith(("dataset", "transform", "deploy/bm1684x-F16."))}
-    assert corrected.result("calibrate").facts["corrected"] == "we, gptq, bc"
+    assert corrected.result("calibrate").facts["corrected"] == "we, gptq, bc", "the detector has no place for sq and smc"
