@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from bmflow.correction.channel_flow import Flow, Leaf, follow, is_constant_product, rows_of
 from bmflow.correction.channel_graph import clamps_above
+from bmflow.correction.for_int8 import drop_for_int8
 from bmflow.correction.product_rows import Rows, product_rows
 from bmflow.correction.rounding import round_activation, round_weights
 from bmflow.dialects.top.elementwise import TopMulOp
@@ -39,6 +40,8 @@ LEAST_GAIN_OF_MUL = 0.5
 """What a Mul of its own must win to be worth its time."""
 SILENT = 1e-4
 """A channel that reaches less than this share of the farthest counts as if it reached so far: the samples do not say how far it can."""
+FAINT = 1e-3
+"""A column weaker than this share of the mean power counts as if it had that power."""
 ENDING = "smooth"
 
 
@@ -214,6 +217,8 @@ class _Smoother:
         self._replace(leaf.op, 1, right * own if leaf.op["right_transpose"] else right * own[:, None], "weight")
 
     def _replace(self, op: LayerOp, index: int, values: Reals, what: str) -> None:
+        if isinstance(op, TopMatMulOp):
+            drop_for_int8(self.module, op)
         op.operands[index] = self.module.new_weight(f"{op.layer_name}_smoothed_{what}", values.astype(np.float32), DType.F32, op)
 
 
@@ -302,5 +307,6 @@ def _settled(scales: Reals, free: NDArray[np.bool_]) -> Reals:
 
 
 def _noise(errors: Reals, exact: Reals) -> float:
-    """Error power over power."""
-    return float(np.square(errors).sum() / max(np.square(exact).sum(), np.finfo(np.float32).tiny))
+    """Error power over power, mean over the columns."""
+    power = np.square(exact).mean(0)
+    return float((np.square(errors).mean(0) / np.maximum(power, FAINT * power.mean() + np.finfo(np.float32).tiny)).mean())

@@ -81,12 +81,13 @@ def test_a_normalization_that_a_residual_sum_reads_gets_a_factor_of_its_own(rng:
 
 
 def test_what_follows_a_factor_that_does_not_pay_is_smoothed_all_the_same(rng: np.random.Generator) -> None:
-    net = Net(rng)
+    """All weights behind the normalization are whole steps, which no scale improves."""
+    net, far = Net(rng), outliers(127.0, 3, 11)
     norm = net.norm("norm", net.x)
     up = net.product("up", norm, CHANNELS)
     net.builder.module.weights["norm_b"][:] = 0
-    net.builder.module.weights["up_w"] = (rng.choice([-1.0, 1.0], (CHANNELS, CHANNELS)) * FAR).astype(np.float32)
-    total = net.op(TopAddOp, "sum", [norm, net.product("y", net.op(TopReluOp, "relu", [up]), CHANNELS, FAR)])
+    net.builder.module.weights["up_w"] = (rng.choice([-1.0, 1.0], (CHANNELS, CHANNELS)) * far).astype(np.float32)
+    total = net.op(TopAddOp, "sum", [norm, net.product("y", net.op(TopReluOp, "relu", [up]), CHANNELS, far)])
     module, samples = net.finish(total), net.samples()
     found = smooth(module, samples)
     assert (list(found.gains), found.left) == (["up"], ["norm"])
