@@ -8,7 +8,7 @@ from bmflow.correction.channel_flow import follow
 from bmflow.correction.product_rows import ROWS, product_rows
 from bmflow.correction.smooth import can_be_smoothed, smooth
 from bmflow.dialects.top.elementwise import TopAddOp, TopGELUOp, TopMulOp, TopReluOp
-from bmflow.dialects.top.matmul import TopMatMulOp
+from bmflow.dialects.top.matmul import TopLayerNormOp, TopMatMulOp
 from bmflow.dialects.top.shape import TopConcatOp, TopPermuteOp, TopReshapeOp, TopSliceOp
 from bmflow.ir.module import Module
 from token_networks import CHANNELS, Net, Samples, assert_same_in_float, noise, outliers
@@ -38,6 +38,28 @@ def test_a_product_behind_outliers_loses_a_hundredth_of_what_it_lost(transposed:
     assert list(found.gains) == ["norm"]
     assert_same_in_float(module, found.module, samples)
     assert noise(module, found.module, samples) < noise(module, module, samples) / 100
+
+
+def test_a_normalization_without_weights_gets_some(rng: np.random.Generator) -> None:
+    """Channels are alike behind it, but the rows that read them are 40 times apart."""
+    net, rows = Net(rng), outliers(1 / 40, 3, 11)
+    none = net.builder.none
+    plain = net.op(TopLayerNormOp, "norm", [net.x, none, none], normalized_shape=[CHANNELS], axis=2)
+    module, samples = net.finish(net.product("y", plain, 8, rows)), net.samples()
+    found = smooth(module, samples)
+    assert list(found.gains) == ["norm"]
+    assert_same_in_float(module, found.module, samples)
+    assert noise(module, found.module, samples) < noise(module, module, samples)
+
+
+def test_a_product_by_constants_divides_its_channels_as_well(rng: np.random.Generator) -> None:
+    net = Net(rng)
+    scaled = net.op(TopMulOp, "scaled", [net.x, net.builder.weight("far", FAR)])
+    module, samples = net.finish(net.product("y", scaled, 8, FAR)), net.samples()
+    found = smooth(module, samples)
+    assert list(found.gains) == ["scaled"]
+    assert names(found.module) == names(module)
+    assert_same_in_float(module, found.module, samples)
 
 
 def test_nothing_is_inserted_where_the_weights_of_a_normalization_do(rng: np.random.Generator) -> None:
