@@ -79,7 +79,11 @@ def _add_numbers(parse: argparse.ArgumentParser) -> None:
     numbers.add_argument("--quant_input", action="store_true", help="the model takes inputs in its own type, no cast from float")
     numbers.add_argument("--quant_output", action="store_true", help="the model gives outputs in its own type, no cast to float")
     numbers.add_argument("--high_precision", action="store_true", help="average pools and softmax in F32")
-    numbers.add_argument("--matmul_perchannel", action="store_true", help="one weight scale per column of a matrix product; bm1684x has no such form, so it is refused")
+    numbers.add_argument(
+        "--matmul_perchannel",
+        action="store_true",
+        help="one weight scale per column of a matrix product; bm1684x has no such form, so it is refused",
+    )
 
 
 def _add_validation(parse: argparse.ArgumentParser) -> None:

@@ -2,9 +2,10 @@
 
     b[oc] -> b[oc] - E[y_int8[oc] - y_float[oc]]
 
-Every one is looked at by itself, with the float network's values as its (quantized) input, so errors of earlier layers are not
-counted again. Values outside the range of the result are left out: they are clipped on purpose. Source: Nagel et al. 2019, "Data-free
-quantization through weight equalization and bias correction", section 4.2.1 (empirical bias correction).
+The corrected bias is kept beside the exact one, for forms in 8 bits alone. Every layer is looked at by itself, with the float network's
+values as its (quantized) input, so errors of earlier layers are not counted again. Values outside the range of the result are left out:
+they are clipped on purpose. Source: Nagel et al. 2019, "Data-free quantization through weight equalization and bias correction", section
+4.2.1 (empirical bias correction).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from bmflow.correction.for_int8 import constants_for_int8, set_for_int8
 from bmflow.dialects.top.conv import TopConvOp
 from bmflow.dialects.top.matmul import TopMatMulOp
 from bmflow.dialects.tpu.compute import TpuConv2DOp
@@ -78,13 +80,14 @@ def bias_errors(module: Module, lowered: Module, samples: Iterable[Mapping[str, 
 
 
 def correct_biases(module: Module, errors: Mapping[str, Reals]) -> Module:
-    """A copy of the module whose biases make up for the mean errors; layers without any stay as they are."""
+    """A copy of the module whose biases for 8 bits make up for the mean errors; layers without any stay as they are."""
     corrected = module.clone()
     for op in list(corrected.layers()):
         if isinstance(op, TopConvOp | TopMatMulOp) and errors.get(op.layer_name, NO_ERRORS).any():
-            bias = 0 if is_none(op.bias) else corrected.weight(op.bias).astype(np.float64).reshape(-1)
+            weights, old = constants_for_int8(op)
+            bias = 0 if is_none(old) else corrected.weight(old).astype(np.float64).reshape(-1)
             values = (bias - errors[op.layer_name]).astype(np.float32)
-            op.operands[2] = corrected.new_weight(f"{op.layer_name}_corrected_bias", values, DType.F32, op)
+            set_for_int8(corrected, op, weights, corrected.new_weight(f"{op.layer_name}_corrected_bias", values, DType.F32, op))
     corrected.op.verify()
     return corrected
 

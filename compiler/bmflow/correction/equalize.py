@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from bmflow.correction.channel_graph import ACTIVATIONS, ChannelGraph, is_argument, is_depthwise
 from bmflow.correction.channel_statistics import ChannelStatistics
+from bmflow.correction.for_int8 import drop_for_int8
 from bmflow.dialects.top.conv import TopConvOp
 from bmflow.dialects.top.elementwise import TopScaledActiveOp
 from bmflow.ir.layer import LayerOp, layer_name
@@ -217,10 +218,10 @@ class _Equalizer:
             return
         bias = np.zeros(oc) if is_none(op.bias) else self.module.weight(op.bias).astype(np.float64).reshape(-1)
         scaled = (weights * columns[:, :, None, None] / out[:, None, None, None]).astype(np.float32)
-        op.operands[1] = self.module.new_weight(f"{op.layer_name}_equalized_filter", scaled, DType.F32, op)
-        op.operands[2] = self.module.new_weight(
-            f"{op.layer_name}_equalized_bias", ((bias - centre) / out).astype(np.float32), DType.F32, op
-        )
+        drop_for_int8(self.module, op)
+        arrays = {"filter": scaled, "bias": ((bias - centre) / out).astype(np.float32)}
+        new = [self.module.new_weight(f"{op.layer_name}_equalized_{name}", array, DType.F32, op) for name, array in arrays.items()]
+        op.operands = [op.input, *new]
 
     def _rewrite_activation(self, op: LayerOp, out: Reals, argument: tuple[Reals, Reals]) -> None:
         half, centre = argument

@@ -5,7 +5,8 @@ the inputs not yet rounded:
 
     w_j <- w_j - (w_i - q_i) * U[i, j] / U[i, i]   for all j behind i,   U upper, U' U = inverse of cov(x)
 
-What the rounded filter adds on average goes into the bias: b <- b + (W - Q) mean(x). Sources: Frantar et al. 2023, "GPTQ: Accurate
+What the rounded filter adds on average goes into the bias: b <- b + (W - Q) mean(x). Both are kept beside the exact ones, for forms in
+8 bits alone; the float network stays the same. Sources: Frantar et al. 2023, "GPTQ: Accurate
 post-training quantization for generative pre-trained transformers" (order and factorization); Hassibi and Stork 1993, "Second order
 derivatives for network pruning: optimal brain surgeon" (the update). Inputs are those of the float network.
 """
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmflow.correction.channel_flow import is_constant_product, rows_of
+from bmflow.correction.for_int8 import Layer, drop_for_int8, set_for_int8
 from bmflow.dialects.top.conv import TopConvOp
 from bmflow.dialects.top.matmul import TopMatMulOp
 from bmflow.ir.layer import LayerOp, layer_name
@@ -41,10 +43,11 @@ BLOCK = 64
 
 
 def round_filters(module: Module, samples: Iterable[Mapping[str, np.ndarray]], threads: int = 2, seed: int = 0) -> Module:
-    """A copy of a top module whose filters are integers times the largest weight of their output channel / 127, matrices of the whole matrix.
+    """A copy of a top module that has, for 8 bits, filters which are integers times the largest weight of their output channel / 127.
 
-    Lowering to 8 bits finds those integers again. Filters and matrices in which it rounds nothing stay as they are, and so do matrices that
-    read fewer tokens than they have rows, which do not tell how their inputs vary together.
+    Those of matrices are times the largest weight of the whole matrix. Lowering finds those integers again. Filters and matrices in which it
+    rounds nothing stay as they are, and so do matrices that read fewer tokens than they have rows, which do not tell how their inputs vary
+    together.
 
     Args:
         samples: network inputs by name, at least one; the same samples and seed choose the same places.
@@ -185,9 +188,8 @@ def _rewrite_product(module: Module, op: TopMatMulOp, inputs: _Inputs) -> None:
     (mean,), (covariance,) = inputs.moments()
     rounded = round_rows(columns, covariance, one_step=True)
     bias = (0 if is_none(op.bias) else module.weight(op.bias).astype(np.float64).reshape(-1)) + (columns - rounded) @ mean
-    right = (rounded if op["right_transpose"] else rounded.T).astype(np.float32)
-    op.operands[1] = module.new_weight(f"{op.layer_name}_rounded_right", np.ascontiguousarray(right), DType.F32, op)
-    op.operands[2] = module.new_weight(f"{op.layer_name}_rounded_bias", bias.astype(np.float32), DType.F32, op)
+    right = rounded if op["right_transpose"] else rounded.T
+    _keep_for_int8(module, op, {"right": np.ascontiguousarray(right), "bias": bias})
 
 
 def _rewrite(module: Module, op: TopConvOp, inputs: _Inputs) -> None:
@@ -199,8 +201,15 @@ def _rewrite(module: Module, op: TopConvOp, inputs: _Inputs) -> None:
     rounded = np.stack([round_rows(part, covariance) for part, covariance in zip(rows, covariances, strict=True)])
     bias = np.zeros(len(weights)) if is_none(op.bias) else module.weight(op.bias).astype(np.float64).reshape(-1)
     bias += np.einsum("gok,gk->go", rows - rounded, means).reshape(-1)
-    op.operands[1] = module.new_weight(f"{op.layer_name}_rounded_filter", rounded.reshape(weights.shape).astype(np.float32), DType.F32, op)
-    op.operands[2] = module.new_weight(f"{op.layer_name}_rounded_bias", bias.astype(np.float32), DType.F32, op)
+    _keep_for_int8(module, op, {"filter": rounded.reshape(weights.shape), "bias": bias})
+
+
+def _keep_for_int8(module: Module, op: Layer, arrays: Mapping[str, Reals]) -> None:
+    drop_for_int8(module, op)
+    weights, bias = (
+        module.new_weight(f"{op.layer_name}_rounded_{name}", array.astype(np.float32), DType.F32, op) for name, array in arrays.items()
+    )
+    set_for_int8(module, op, weights, bias)
 
 
 def _is_exact(weights: np.ndarray, has_bias: bool) -> bool:

@@ -8,14 +8,18 @@ from itertools import product
 import numpy as np
 import pytest
 import top_numpy
+from bmflow import target
+from bmflow.correction.for_int8 import constants_for_int8, drop_for_int8
 from bmflow.correction.gptq import PLACES, _Windows, round_filters, round_rows
 from bmflow.dialects.top.conv import TopConvOp
 from bmflow.dialects.top.matmul import TopMatMulOp
 from bmflow.ir.module import Module, ModuleBuilder
 from bmflow.ir.types import tensor_type
 from bmflow.kernels import Executable
+from bmflow.passes.lowering import LoweringOptions, lower
 from bmflow.passes.lowering.conv import quantize_filter
 from bmflow.passes.lowering.matmul import quantize_matrix
+from bmflow.tables.calibration import CalibrationTable, Range
 from token_networks import CHANNELS, Net, noise
 
 Samples = list[dict[str, np.ndarray]]
@@ -88,6 +92,15 @@ def correlated(rng: np.random.Generator, batch: int = 1, count: int = 3) -> Samp
 def conv(module: Module) -> TopConvOp:
     (op,) = (op for op in module.layers() if isinstance(op, TopConvOp))
     return op
+
+
+def in_8_bits(module: Module) -> Module:
+    """The network that forms in 8 bits compute, before they round activations."""
+    other = module.clone()
+    for op in other.layers():
+        if isinstance(op, TopConvOp | TopMatMulOp):
+            op.operands = [op.operands[0], *constants_for_int8(op)]
+    return other
 
 
 def patches(case: Case, samples: Samples) -> np.ndarray:
@@ -164,7 +177,7 @@ def test_moments_over_all_places_are_those_of_the_patches(case: Case, rng: np.ra
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_lowering_finds_the_integers_of_a_rounded_filter(case: Case, rng: np.random.Generator) -> None:
     module = random_network(case, rng)
-    rounded = round_filters(module, correlated(rng, case.batch))
+    rounded = in_8_bits(round_filters(module, correlated(rng, case.batch)))
     before, after = (net.weight(conv(net).filter).reshape(case.oc, -1).astype(np.float64) for net in (module, rounded))
     largest = np.abs(before).max(1, keepdims=True)
     integers = np.rint(after / (largest / 127))
@@ -180,7 +193,7 @@ def test_the_bias_takes_what_a_rounded_filter_adds_on_average(case: Case, with_b
     """b' = b + (W - Q) mean(x), group by group."""
     samples, weights = correlated(rng, case.batch), rng.normal(size=(case.oc, 4 // case.group, *case.kernel)).astype(np.float32)
     bias = rng.normal(size=case.oc).astype(np.float32) if with_bias else None
-    rounded = round_filters(network(case, weights, bias), samples)
+    rounded = in_8_bits(round_filters(network(case, weights, bias), samples))
     op = conv(rounded)
     change = (weights.astype(np.float64) - rounded.weight(op.filter)).reshape(case.group, case.oc // case.group, -1)
     means = patches(case, samples).mean(0)
@@ -197,7 +210,7 @@ def test_outputs_on_average_stay_and_vary_less_than_with_nearest_weights(case: C
     def errors(other: Module) -> np.ndarray:
         return np.stack([top_numpy.run(other, sample)["y"] - top_numpy.run(module, sample)["y"] for sample in samples])
 
-    rounded = errors(round_filters(module, samples))
+    rounded = errors(in_8_bits(round_filters(module, samples)))
     axes = (0, 1, 3, 4)
     np.testing.assert_allclose(rounded.mean(axes), 0, atol=1e-5)
     assert rounded.var(axes).sum() < errors(plain).var(axes).sum()
@@ -219,8 +232,9 @@ def test_a_filter_on_the_grid_stays_byte_for_byte(steps: np.ndarray, with_bias: 
 
 
 def test_rounding_twice_changes_nothing_more(rng: np.random.Generator) -> None:
-    once = round_filters(random_network(CASES[2], rng), correlated(rng, 2))
-    twice = round_filters(once, correlated(rng, 2))
+    samples = correlated(rng, 2)
+    once = round_filters(random_network(CASES[2], rng), samples)
+    twice = round_filters(once, samples)
     assert (str(twice), twice.weights_digest()) == (str(once), once.weights_digest())
 
 
@@ -239,7 +253,7 @@ def test_inputs_that_do_not_change_are_no_trouble(spread: float, rng: np.random.
     """Their covariance is nothing but rounding errors, if computed from large sums."""
     module = random_network(CASES[0], rng)
     x = np.array([0.3, 7.7, 113.7, -31.1]).reshape(1, 4, 1, 1) * (1 + spread * rng.normal(size=(1, 4, 7, 8)))
-    rounded = round_filters(module, [{"x": x.astype(np.float32)}] * 3)
+    rounded = in_8_bits(round_filters(module, [{"x": x.astype(np.float32)}] * 3))
     exact, found = (top_numpy.run(net, {"x": x})["y"] for net in (module, rounded))
     np.testing.assert_allclose(found, exact, rtol=1e-3, atol=1e-3 * np.abs(exact).max())
 
@@ -264,14 +278,15 @@ def test_a_matrix_is_rounded_in_steps_of_its_largest_weight(transposed: bool, rn
     module = net.finish(net.product("y", net.x, 24, transposed=transposed))
     samples = correlated_tokens(rng)
     rounded = round_filters(module, samples)
-    (op,) = (op for op in rounded.layers() if op.layer_name == "y")
+    exactly = in_8_bits(rounded)
+    (op,) = (op for op in exactly.layers() if op.layer_name == "y")
     assert isinstance(op, TopMatMulOp)
     step = np.abs(module.weights["y_w"]).max() / 127
     integers = np.rint(rounded.weight(op.right) / step)
     np.testing.assert_allclose(rounded.weight(op.right), integers * step, rtol=0, atol=1e-6 * step * 127)
     np.testing.assert_array_equal(quantize_matrix(rounded.weight(op.right))[0], integers)
     assert noise(module, rounded, samples) < noise(module, module, samples)
-    exact, after, before = (outputs(each, samples) for each in (module, rounded, nearest_matrix(module)))
+    exact, after, before = (outputs(each, samples) for each in (module, exactly, nearest_matrix(module)))
     assert np.square(after - exact).mean() < np.square(before - exact).mean() / 4
     np.testing.assert_allclose((after - exact).mean((0, 1, 2)), 0, atol=1e-5)
 
@@ -293,4 +308,30 @@ def test_a_matrix_that_reads_fewer_tokens_than_it_has_rows_stays(rng: np.random.
     net = Net(rng, 2)
     module, samples = net.finish(net.product("y", net.x, 4)), net.samples(3)
     rounded = round_filters(module, samples)
+    assert (str(rounded), rounded.weights_digest()) == (str(module), module.weights_digest())
+
+
+@pytest.mark.parametrize("case", [CASES[2], CASES[6]], ids=lambda case: case.id)
+def test_layers_in_float_keep_their_exact_filters(case: Case, rng: np.random.Generator) -> None:
+    module, samples = random_network(case, rng), correlated(rng, case.batch)
+    rounded = round_filters(module, samples)
+    table = CalibrationTable({"x": Range(8.0, -8.0, 8.0), "y": Range(32.0, -32.0, 32.0)})
+    filters: dict[str, list[np.ndarray]] = {}
+    for mode in ("F32", "INT8"):
+        options = LoweringOptions(target.load("bm1684x"), mode, table=table)
+        lowered = [lower(net, options) for net in (module, rounded)]
+        filters[mode] = [net.weight(op.operands[1]) for net in lowered for op in net.layers() if op.layer_name == "y"]
+    np.testing.assert_array_equal(*filters["F32"])
+    expected = quantize_filter(rounded.weight(conv(rounded).for_int8[0]), True).integers
+    np.testing.assert_array_equal(filters["INT8"][1], expected)
+    assert (filters["INT8"][0] != filters["INT8"][1]).any()
+    for sample in samples:
+        np.testing.assert_array_equal(*(Executable(net, ["y"], 1).run(sample)["y"] for net in (module, rounded)))
+
+
+def test_what_changes_the_exact_filter_drops_the_rounded_one(rng: np.random.Generator) -> None:
+    module = random_network(CASES[1], rng)
+    rounded = round_filters(module, correlated(rng))
+    assert len(conv(rounded).for_int8) == 2
+    drop_for_int8(rounded, conv(rounded))
     assert (str(rounded), rounded.weights_digest()) == (str(module), module.weights_digest())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from xdsl.dialects.builtin import ArrayAttr
-from xdsl.irdl import attr_def, irdl_op_definition, operand_def, result_def
+from xdsl.irdl import attr_def, irdl_op_definition, operand_def, result_def, var_operand_def
 
 from bmflow.ir.layer import LayerOp
 
@@ -17,6 +17,7 @@ class TopConvOp(LayerOp):
     """y[n,oc,y,x] = sum over ic,ky,kx of x * w, plus b[oc]; then relu.
 
     input (n, c, h, w); filter (oc, c / group, kh, kw); bias (oc) or none. pads are top, left, bottom, right.
+    for_int8: nothing, or the filter and the bias that 8-bit forms take instead; corrections make them, and no other tool knows them.
     """
 
     name = "top.Conv"
@@ -24,6 +25,7 @@ class TopConvOp(LayerOp):
     input = operand_def()
     filter = operand_def()
     bias = operand_def()
+    for_int8 = var_operand_def()
     kernel_shape = attr_def(ArrayAttr)
     strides = attr_def(ArrayAttr)
     pads = attr_def(ArrayAttr)

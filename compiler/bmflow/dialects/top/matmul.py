@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from xdsl.dialects.builtin import ArrayAttr, IntegerAttr
-from xdsl.irdl import attr_def, irdl_op_definition, operand_def, result_def
+from xdsl.irdl import attr_def, irdl_op_definition, operand_def, result_def, var_operand_def
 
 from bmflow.dialects.top.conv import RELU
 from bmflow.ir.layer import LayerOp
@@ -16,7 +16,8 @@ class TopMatMulOp(LayerOp):
     """y[..., m, n] = sum over k of input[..., m, k] * right[..., k, n], plus bias[n]; then relu.
 
     Both have at least two dimensions, those before the last two broadcast as in numpy. right may be a weight; with right_transpose
-    it is given as (..., n, k). bias: a weight (n) or none. left_transpose, output_transpose, hdim_is_batch and keep_dims have their
+    it is given as (..., n, k). bias: a weight (n) or none. for_int8: nothing, or the right operand
+    and the bias that 8-bit forms take instead, as in top.Conv. left_transpose, output_transpose, hdim_is_batch and keep_dims have their
     defaults in what the front end makes; no other value is computed.
     """
 
@@ -26,6 +27,7 @@ class TopMatMulOp(LayerOp):
     input = operand_def()
     right = operand_def()
     bias = operand_def()
+    for_int8 = var_operand_def()
     output = result_def()
 
 

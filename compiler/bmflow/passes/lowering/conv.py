@@ -96,7 +96,7 @@ class LowerConvInt8(_LowerConv):
         assert isinstance(op, TopConvOp)
         x = writer.operand(op, op.input, INT8)
         source, to = quantized(x), writer.analysis.quantization(op.layer_name)
-        filters, bias = writer.module.weight(op.filter), _bias(op, writer.module)
+        filters, bias = _constants(op, writer.module)
         weights = quantize_filter(filters, bias is not None, _given_scales(op, writer.analysis, len(filters)))
         scale_x = _input_scale(source, filters, bias)
         points = [scale_and_shift(scale * scale_x / to.scale, 32) for scale in weights.scales.tolist()]
@@ -125,8 +125,10 @@ class LowerConvFloat(_LowerConv):
         return writer.emit(op, TpuConv2DOp, operands, writer.element(op, compute), attributes)
 
 
-def _bias(op: TopConvOp, module: Module) -> np.ndarray | None:
-    return None if is_none(op.bias) else module.weight(op.bias).reshape(-1)
+def _constants(op: TopConvOp, module: Module) -> tuple[np.ndarray, np.ndarray | None]:
+    """Filter and bias of a form in 8 bits."""
+    filters, bias = op.for_int8 or (op.filter, op.bias)
+    return module.weight(filters), None if is_none(bias) else module.weight(bias).reshape(-1)
 
 
 def _input_scale(source: Quantization, filters: np.ndarray, bias: np.ndarray | None) -> float:

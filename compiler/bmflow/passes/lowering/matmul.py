@@ -70,42 +70,43 @@ class LowerMatMulInt8(Lowering):
         assert isinstance(op, TopMatMulOp)
         x = writer.operand(op, op.input, INT8)
         source, to = quantized(x), writer.analysis.quantization(op.layer_name)
-        right, scale, sums = _right(op, writer)
+        constant, added = op.for_int8 or (op.right, op.bias)
+        right, scale, sums = _right(op, constant, writer)
         point = scale_and_shift(float(np.float32(source.scale * scale / to.scale)), 32)
-        bias = _bias(op, writer, source, scale, sums)
+        bias = _bias(op, added, writer, source, scale, sums)
         attributes: dict[str, Python] = kept_attributes(op, quantized_form=True) | {
             "quant_mode": enum_attribute(RequantMode, "MultiplierShift"), "multipliers": [point.multiplier], "rshifts": [point.rshift],
         }  # fmt: skip
         return writer.emit(op, TpuMatMulOp, [x, right, bias], writer.element(op, INT8), attributes)
 
 
-def _right(op: TopMatMulOp, writer: Writer) -> tuple[SSAValue, float, np.ndarray]:
+def _right(op: TopMatMulOp, value: SSAValue, writer: Writer) -> tuple[SSAValue, float, np.ndarray]:
     """Right operand as integers, its scale, and its column sums (1, or n where it is constant)."""
-    if is_activation(op.right):
-        right = writer.operand(op, op.right, INT8)
+    if is_activation(value):
+        right = writer.operand(op, value, INT8)
         return right, quantized(right).scale, np.zeros(1, np.int64)
-    integers, scale = quantize_matrix(writer.module.weight(op.right))
-    value = writer.constant(op, f"{op.layer_name}_right_{STORED_AS[DType.I8]}", integers, DType.I8)
+    integers, scale = quantize_matrix(writer.module.weight(value))
+    right = writer.constant(op, f"{op.layer_name}_right_{STORED_AS[DType.I8]}", integers, DType.I8)
     sums = integers.sum(axis=-1 if op["right_transpose"] else -2, dtype=np.int64)
-    return value, scale, sums.reshape(-1, sums.shape[-1])[0]
+    return right, scale, sums.reshape(-1, sums.shape[-1])[0]
 
 
-def _bias(op: TopMatMulOp, writer: Writer, source: Quantization, scale: float, sums: np.ndarray) -> SSAValue:
-    if is_none(op.bias) and not source.zero_point:
+def _bias(op: TopMatMulOp, value: SSAValue, writer: Writer, source: Quantization, scale: float, sums: np.ndarray) -> SSAValue:
+    if is_none(value) and not source.zero_point:
         return writer.none
-    bias = None if is_none(op.bias) else writer.module.weight(op.bias).reshape(-1)
+    bias = None if is_none(value) else writer.module.weight(value).reshape(-1)
     numbers = quantize_sum(bias, scale * source.scale, source.zero_point, sums, shape_of(op.input)[-1])
     return writer.constant(op, f"{op.layer_name}_bias_int32", numbers, DType.I32)
 
 
 class _LowerFloat(Lowering):
-    """Constants in the type of the input."""
+    """Constants in the type of the input; those for 8 bits are left out."""
 
     kind: ClassVar[type[LayerOp]]
 
     def lower(self, op: LayerOp, writer: Writer, compute: str) -> SSAValue:
         """See `Lowering.lower`."""
-        operands = [writer.operand(op, value, compute) for value in op.operands]
+        operands = [writer.operand(op, value, compute) for value in op.operands[:3]]
         return writer.emit(op, self.kind, operands, writer.element(op, compute), kept_attributes(op))
 
 
