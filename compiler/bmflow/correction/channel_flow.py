@@ -42,10 +42,15 @@ class Flow:
     fixed: set[int] = field(default_factory=set[int])
 
 
-def follow(module: Module, source: SSAValue, readers: Collection[Operation] | None = None) -> Flow:
-    """Follow the channels of the last axis of a value; with `readers` only into these of its readers."""
+def follow(module: Module, source: SSAValue, readers: Collection[Operation] | None = None, channels: Numbers | None = None) -> Flow:
+    """Follow the channels of a value; with `readers` only into these of its readers.
+
+    Args:
+        channels: which channel every element belongs to, of a shape that broadcasts to the value's; by default the last axis counts them.
+    """
     flow, numbers = Flow(), dict[SSAValue, Numbers]()
-    numbers[source] = np.broadcast_to(np.arange(shape_of(source)[-1], dtype=np.int32), shape_of(source))
+    channels = np.arange(shape_of(source)[-1], dtype=np.int32) if channels is None else channels
+    numbers[source] = np.broadcast_to(channels, shape_of(source))
     for op in module.layers():  # program order: what an op reads has its numbers before the op is met
         taken = [value for value in op.operands if value in numbers and (value is not source or readers is None or op in readers)]
         if taken:

@@ -77,6 +77,26 @@ def test_the_product_keeps_its_name_and_what_read_it_reads_the_second_factor(rng
     np.testing.assert_allclose(values[1], values[0], rtol=0, atol=1e-5 * np.abs(values[0]).max())
 
 
+def test_rows_of_the_product_behind_the_heads_take_the_second_factor(rng: np.random.Generator) -> None:
+    """Heads of different sharpness, so that each row gets the factor of its own; nothing is rounded on the way that was not before."""
+    net = Net(rng, TOKENS)
+    q, k = (net.product(name, net.x, CHANNELS) for name in ("queries", "keys"))
+    sharpness = np.repeat([0.2, 0.5], CHANNELS // 2).astype(np.float32)
+    for name in ("queries", "keys"):
+        net.builder.module.weights[f"{name}_w"] *= sharpness
+        net.builder.module.weights[f"{name}_c"] *= sharpness
+    mixed = net.attention(q, k, net.product("values", net.x, CHANNELS))
+    module, samples = net.finish(net.product("y", mixed, 8, transposed=True)), net.samples(3)
+    found = correct_softmaxes(module, samples)
+    assert [op.layer_name for op in found.module.layers() if isinstance(op, TopMulOp)] == ["p_scaled"]
+    assert_same_in_float(module, found.module, samples)
+    (op,) = (op for op in found.module.layers() if op.layer_name == "y")
+    assert isinstance(op, TopMatMulOp)
+    factors = found.module.weight(op.right) / module.weights["y_w"]
+    np.testing.assert_allclose(factors, np.tile(np.repeat(found.gains["p"].scales, CHANNELS // 2), (8, 1)), rtol=1e-5)
+    assert noise(module, found.module, samples) < noise(module, module, samples) / 5
+
+
 def test_a_product_that_is_a_network_output_stays_one(rng: np.random.Generator) -> None:
     net = Net(rng, TOKENS, 24)
     scores = net.slice("scores", net.x, 0, 16)
