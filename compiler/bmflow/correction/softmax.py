@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from bmflow.correction.channel_flow import Leaf, follow, is_plain
 from bmflow.correction.channel_graph import clamps_above
+from bmflow.correction.for_int8 import drop_for_int8
 from bmflow.correction.rounding import round_activation
 from bmflow.dialects.top.elementwise import TopMulOp, TopSoftmaxOp
 from bmflow.dialects.top.matmul import TopMatMulOp
@@ -213,6 +214,7 @@ def _divide_probabilities(op: TopMatMulOp, scales: Reals, module: Module) -> Non
 def _multiply_rows(leaf: Leaf, scales: Reals, module: Module) -> None:
     op, rows = leaf.op, scales[leaf.channels]
     right = module.weight(op.right).astype(np.float64)
+    drop_for_int8(module, op)
     scaled = (right * rows if op["right_transpose"] else right * rows[:, None]).astype(np.float32)
     op.operands[1] = module.new_weight(f"{op.layer_name}_{ENDING}_weight", scaled, DType.F32, op)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from bmflow.correction.channel_flow import follow
+from bmflow.correction.gptq import round_filters
 from bmflow.correction.product_rows import ROWS, product_rows
 from bmflow.correction.smooth import can_be_smoothed, smooth
 from bmflow.dialects.top.elementwise import TopAddOp, TopGELUOp, TopMulOp, TopReluOp
@@ -60,6 +61,21 @@ def test_a_product_by_constants_divides_its_channels_as_well(rng: np.random.Gene
     assert list(found.gains) == ["scaled"]
     assert names(found.module) == names(module)
     assert_same_in_float(module, found.module, samples)
+
+
+def test_constants_rounded_before_are_dropped(rng: np.random.Generator) -> None:
+    """They were made for channels as they were."""
+    module, samples = behind_norm(rng)
+    rounded = round_filters(module, samples)
+    (before,), (after,) = (products(net) for net in (rounded, smooth(rounded, samples).module))
+    assert (len(before.for_int8), len(after.for_int8)) == (2, 0)
+    found = smooth(rounded, samples).module
+    assert_same_in_float(module, found, samples)
+    assert noise(module, found, samples) < noise(module, module, samples) / 100
+
+
+def products(module: Module) -> list[TopMatMulOp]:
+    return [op for op in module.layers() if isinstance(op, TopMatMulOp)]
 
 
 def test_nothing_is_inserted_where_the_weights_of_a_normalization_do(rng: np.random.Generator) -> None:
