@@ -78,7 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     better.add_argument("--bc", action="store_true", help="bias correction: mean 8-bit errors are taken out of the biases")
     better.add_argument("--bc_inference_num", type=int, default=30, help="samples for bias correction (default 30)")
     better.add_argument("--part_asymmetric", action="store_true", help="zero points for SiLUs that only convolutions read")
-    how = search_options.add(parse, "8 for pareto, else 30")
+    poor = (
+        "--bc: correct only layers below it (default: all); mix_search: lift layers below it (default 0.99); on the scale 0.5 + 0.5 * cos"
+    )
+    how = search_options.add(parse, "8 for pareto, else 30", poor)
     how.add_argument(
         "--search", choices=("False", *search_options.KINDS, *_LATER_SEARCHES), default="False", metavar="SEARCH",
         help=f"look for a quantize table too: {', '.join(search_options.KINDS)}; needs --quantize_table, the table to write",
@@ -97,7 +100,9 @@ def _run(options: argparse.Namespace) -> int:
     from bmflow.driver.calibrate import calibrate
     from bmflow.driver.correct import Corrections, correct_and_calibrate, deploy_line
 
-    corrections = Corrections(options.we, options.bc, options.sq, options.smc, options.bc_inference_num, options.gptq)
+    corrections = Corrections(
+        options.we, options.bc, options.sq, options.smc, options.bc_inference_num, options.gptq, options.min_layer_cos
+    )
     if options.search != "False":
         return _search(options, corrections)
     if corrections.names:

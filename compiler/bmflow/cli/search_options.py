@@ -34,15 +34,17 @@ def patterns(given: argparse.Namespace) -> tuple[str, ...]:
     return () if given.no_patterns else from_text(given.patterns)
 
 
-def add(parse: argparse.ArgumentParser, samples: str) -> argparse._ArgumentGroup:
-    """Add them in a group of their own; `samples` says how many candidates are scored on by default."""
+def add(
+    parse: argparse.ArgumentParser, samples: str, poor: str = "mix_search: layers below it are lifted (default 0.99)"
+) -> argparse._ArgumentGroup:
+    """Add them in a group of their own; `samples` says how many candidates are scored on by default, `poor` what --min_layer_cos does."""
     how = parse.add_argument_group("search")
     how.add_argument(
         "--expected_cos", type=float, default=0.99,
         help="cosine the outputs must reach (default 0.99); plain for pareto, on the scale 0.5 + 0.5 * cos for the other searches",
     )  # fmt: skip
     how.add_argument("--expected_sqnr", type=float, help="SQNR in dB the outputs must reach too (pareto)")
-    how.add_argument("--min_layer_cos", type=float, default=0.99, help="mix_search: layers below it are lifted (default 0.99)")
+    how.add_argument("--min_layer_cos", type=float, help=poor)
     how.add_argument("--max_float_layers", type=int, default=5, help="layers lifted at first by the compatible searches (default 5)")
     how.add_argument("--fp_type", type=str.upper, default="AUTO", metavar="TYPE", help="float type of lifted layers: auto, F16, F32, BF16")
     how.add_argument("--global_compare_layers", default="", help="layers to compare instead of the outputs: a,b or a:0.3,b:0.7")
@@ -86,7 +88,8 @@ def options(
     samples = given.inference_num if given.inference_num is not None else _SAMPLES.get(kind, 30)
     return SearchOptions(
         calibrate, Kind(kind), given.quantize_table, table, expected_cos=given.expected_cos,
-        expected_sqnr=-float("inf") if given.expected_sqnr is None else given.expected_sqnr, min_layer_cos=given.min_layer_cos,
+        expected_sqnr=-float("inf") if given.expected_sqnr is None else given.expected_sqnr,
+        min_layer_cos=0.99 if given.min_layer_cos is None else given.min_layer_cos,
         max_float_layers=given.max_float_layers, methods=methods, float_type=given.fp_type, compare=given.global_compare_layers,
         benchmark=benchmark, pre_qtable=given.pre_qtable, inference_num=samples, cluster=given.cluster,
         part_quantize=given.part_quantize, custom_operator=common.comma_list(given.custom_operator), post_process=given.post_process,

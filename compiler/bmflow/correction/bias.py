@@ -45,6 +45,14 @@ class _Product:
     executable: Executable
     total: Reals
     count: Reals
+    powers: Reals
+    """Sums of exact * exact, 8-bit * 8-bit and exact * 8-bit results."""
+
+    @property
+    def score(self) -> float:
+        """0.5 + 0.5 * cosine of the results, the scale of the compatible searches."""
+        exact, rounded, both = self.powers
+        return 0.5 + 0.5 * both / max(np.sqrt(exact * rounded), np.finfo(np.float64).tiny)
 
     def add(self, values: Mapping[str, np.ndarray]) -> None:
         """Take one sample's float values into account."""
@@ -52,21 +60,25 @@ class _Product:
         assert given is not None
         assert result is not None
         raw = self.executable.run({self.operand: quantized(values[self.source], given)})
-        exact = values[self.op.layer_name]
+        exact, found = values[self.op.layer_name], to_real(self.op.output, raw[self.op.layer_name])
+        self.powers += [np.vdot(a, b) for a, b in ((exact, exact), (found, found), (exact, found))]
         low, high = ((limit - result.zero_point) * result.scale for limit in result.dtype.limits)
         inside = (exact > low) & (exact < high)
-        error = np.where(inside, to_real(self.op.output, raw[self.op.layer_name]) - exact, 0)
+        error = np.where(inside, found - exact, 0)
         others = tuple(axis for axis in range(error.ndim) if axis != self.channels)
         self.total += error.sum(others, dtype=np.float64)
         self.count += inside.sum(others)
 
 
-def bias_errors(module: Module, lowered: Module, samples: Iterable[Mapping[str, np.ndarray]], threads: int = 2) -> dict[str, Reals]:
+def bias_errors(
+    module: Module, lowered: Module, samples: Iterable[Mapping[str, np.ndarray]], threads: int = 2, below: float | None = None
+) -> dict[str, Reals]:
     """Mean error of every 8-bit convolution and product by a constant matrix per output channel, real units, by layer name.
 
     Args:
         module: the top module; `lowered` is what it became.
         samples: network inputs by name.
+        below: leave out layers that reach this score, 0.5 + 0.5 * cosine of their results.
     """
     names = {op.layer_name for op in module.layers()}
     products = [_prepare(lowered, op, names) for op in lowered.layers() if _has_bias(op) and quantization_of(op.results[0])]
@@ -76,7 +88,8 @@ def bias_errors(module: Module, lowered: Module, samples: Iterable[Mapping[str, 
         values = {**sample, **reference.run(sample)}
         for one in products:
             one.add(values)
-    return {one.op.layer_name: one.total / np.maximum(one.count, 1) for one in products}
+    poor = [one for one in products if below is None or one.score < below]
+    return {one.op.layer_name: one.total / np.maximum(one.count, 1) for one in poor}
 
 
 def correct_biases(module: Module, errors: Mapping[str, Reals]) -> Module:
@@ -100,7 +113,7 @@ def _prepare(lowered: Module, op: TpuConv2DOp | TpuMatMulOp, names: set[str]) ->
     operand, shape = layer_name(op.input), shape_of(op.output)
     axis = 1 if isinstance(op, TpuConv2DOp) else len(shape) - 1
     executable = Executable(lowered, [op.layer_name], 1, [operand])
-    return _Product(op, axis, _source(op.input, names), operand, executable, np.zeros(shape[axis]), np.zeros(shape[axis]))
+    return _Product(op, axis, _source(op.input, names), operand, executable, np.zeros(shape[axis]), np.zeros(shape[axis]), np.zeros(3))
 
 
 def _source(value: SSAValue, names: set[str]) -> str:

@@ -38,7 +38,10 @@ NAMED = 5
 
 @dataclass(frozen=True)
 class Corrections:
-    """Which corrections to make; `bias_samples` are averaged over for the biases. `rounding`: filters by GPTQ."""
+    """Which corrections to make. `rounding`: filters by GPTQ.
+
+    `bias_samples` are averaged over for the biases; with `bias_below` only layers are corrected whose score, 0.5 + 0.5 * cosine, is below it.
+    """
 
     equalize: bool = False
     bias: bool = False
@@ -46,6 +49,7 @@ class Corrections:
     softmax: bool = False
     bias_samples: int = BIAS_SAMPLES
     rounding: bool = False
+    bias_below: float | None = None
 
     @property
     def names(self) -> list[str]:
@@ -70,6 +74,9 @@ def correct_and_calibrate(
     Raises:
         InputError: as `calibrate`; nothing is written then.
     """
+    below = corrections.bias_below
+    if below is not None and not 0 <= below <= 1:
+        raise InputError(f"--min_layer_cos {below:g}: expected a cosine from 0 to 1, on the scale 0.5 + 0.5 * cos")
     module, entries = load_top(options.mlir), sample_entries(options)
     stem = str(Path(options.mlir).with_suffix(""))
     for name in applicable(module, corrections).names:
@@ -160,7 +167,8 @@ def _round(work: _Work) -> Module:
 def _correct_bias(work: _Work) -> Module:
     table = calibrate(work.options, work.progress, work.show)
     lowered = lower(work.module, LoweringOptions(target.load("bm1684x"), "INT8", table=table))
-    errors = bias_errors(work.module, lowered, work.inputs("bias errors", work.corrections.bias_samples))
+    inputs = work.inputs("bias errors", work.corrections.bias_samples)
+    errors = bias_errors(work.module, lowered, inputs, below=work.corrections.bias_below)
     LOG.info("--bc: biases of %d layers corrected", len(errors))
     return correct_biases(work.module, errors)
 

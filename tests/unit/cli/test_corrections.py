@@ -92,6 +92,17 @@ def test_a_table_for_rounded_filters_is_the_same_every_time(smooth_folder: Path)
     assert CalibrationTable.load("first").weights == CalibrationTable.load("second").weights
 
 
+def test_biases_of_layers_that_are_good_enough_stay(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No cosine is below 0, and so no score below 0.5."""
+    arguments = ["net.mlir", "--dataset", "data", "-o", "table", "--bc", "--min_layer_cos"]
+    assert calibrate([*arguments, "0.4"]) == 0
+    assert Module.load("net_bc.mlir").weights_digest() == Module.load("net.mlir").weights_digest()
+    assert calibrate([*arguments, "1"]) == 0
+    assert Module.load("net_bc.mlir").weights_digest() != Module.load("net.mlir").weights_digest()
+    assert calibrate([*arguments, "99"]) == 2
+    assert "--min_layer_cos 99: expected a cosine from 0 to 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("corrections", "written"),
     [

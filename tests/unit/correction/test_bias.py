@@ -58,6 +58,17 @@ def test_corrected_biases_take_most_of_it_away(module: Module, samples: list[dic
     assert np.abs(mean_error(corrected, module, samples)).mean() < before.mean() / 5
 
 
+def test_layers_that_reach_a_cosine_can_be_left_out(module: Module, samples: list[dict[str, np.ndarray]]) -> None:
+    """The score is 0.5 + 0.5 * cosine over all samples."""
+    value = next(op for op in lowered(module).layers() if op.layer_name == "y").results[0]
+    exact = np.stack([Executable(module).run(sample)["y"] for sample in samples]).astype(np.float64).ravel()
+    found = np.stack([to_real(value, Executable(lowered(module), ["y"]).run(sample)["y"]) for sample in samples]).astype(np.float64).ravel()
+    score = 0.5 + 0.5 * float(exact @ found / np.sqrt((exact @ exact) * (found @ found)))
+    assert score < 1
+    assert list(bias_errors(module, lowered(module), samples, below=score + 1e-6)) == ["y"]
+    assert not bias_errors(module, lowered(module), samples, below=score - 1e-6)
+
+
 def test_a_convolution_that_rounds_evenly_is_hardly_touched(module: Module, samples: list[dict[str, np.ndarray]]) -> None:
     module.weights["w"] = np.rint(module.weights["w"] * 127).astype(np.float32) / 127
     assert np.abs(bias_errors(module, lowered(module), samples)["y"]).max() < 6 / 127 / 4
