@@ -12,8 +12,8 @@ from bmflow.ir.module import Module
 from bmflow.kernels import Executable
 
 Reals = NDArray[np.float64]
-ROWS = 256
-"""Tokens kept of each value, evenly likely over all samples, however many there are."""
+ROWS = 192
+"""Tokens kept of each half of a value, evenly likely over all samples, however many there are."""
 
 
 @dataclass
@@ -51,16 +51,23 @@ class Rows:
         self.seen += len(rows)
 
 
-def product_rows(module: Module, names: Collection[str], samples: Iterable[Mapping[str, np.ndarray]], threads: int = 2) -> dict[str, Rows]:
+Halves = tuple[Rows, Rows]
+"""Of every second sample, from the first and from the second on: what one half says can be tried on the other."""
+
+
+def product_rows(
+    module: Module, names: Collection[str], samples: Iterable[Mapping[str, np.ndarray]], threads: int = 2
+) -> dict[str, Halves]:
     """Run a top module over samples and describe the last axis of the named layers; memory does not depend on the number of samples.
 
     Args:
-        samples: network inputs by name, float32. At least one.
+        samples: network inputs by name, float32. At least one; of a single one both halves are the same.
     """
     executable = Executable(module, names, threads)
-    found: dict[str, Rows] = {}
-    for sample in samples:
+    halves: tuple[dict[str, Rows], dict[str, Rows]] = ({}, {})
+    count = -1
+    for count, sample in enumerate(samples):
         for name, values in executable.run(sample).items():
-            found.setdefault(name, Rows.empty(values.shape[-1])).add(values)
-    assert found or not names, "no sample to look at"
-    return found
+            halves[count % 2].setdefault(name, Rows.empty(values.shape[-1])).add(values)
+    assert count >= 0, "no sample to look at"
+    return {name: (rows, halves[1].get(name, rows)) for name, rows in halves[0].items()}

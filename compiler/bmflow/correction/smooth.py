@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bmflow.correction.channel_flow import Flow, Leaf, follow, is_constant_product, rows_of
 from bmflow.correction.channel_graph import clamps_above
 from bmflow.correction.for_int8 import drop_for_int8
-from bmflow.correction.product_rows import Rows, product_rows
+from bmflow.correction.product_rows import Halves, product_rows
 from bmflow.correction.rounding import round_activation, round_weights
 from bmflow.dialects.top.elementwise import TopMulOp
 from bmflow.dialects.top.matmul import TopLayerNormOp, TopMatMulOp
@@ -101,11 +101,25 @@ class _Point:
     free: NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class _Tokens:
+    """Tokens (rows, k), and the ends of the range of all that were seen."""
+
+    values: Reals
+    low: float
+    high: float
+
+    @property
+    def stored(self) -> Reals:
+        """The tokens after 8 bits."""
+        return round_activation(self.values, self.low, self.high)
+
+
 class _Smoother:
     def __init__(self, module: Module) -> None:
         self.module, self.result = module, Smoothed(module)
         self.inserted = _insert_unit_products(module)
-        self.rows: dict[str, Rows] = {}
+        self.rows: dict[str, Halves] = {}
         self.applied: dict[str, Reals] = {}
         """By layer name: what its channels have been divided by since the rows were gathered."""
 
@@ -127,11 +141,12 @@ class _Smoother:
         return [layer_name(op.input) for op in (*(leaf.op for leaf in point.leaves), *sources)]
 
     def _treat(self, point: _Point) -> None:
+        """Take the scales that are best on one half of the samples, where they win enough on the other half."""
         name, costs = point.source.layer_name, point.source in self.inserted
         peak = self._peak(point)
-        as_it_is = self._error(point, np.ones(len(peak)))
-        best = min(_candidates(peak, self._largest_weights(point), point.free), key=lambda scales: self._error(point, scales))
-        after = self._error(point, best)
+        candidates = _candidates(peak, self._largest_weights(point), point.free)
+        best = min(candidates, key=lambda scales: self._error(point, scales, 0), default=np.ones(len(peak)))
+        as_it_is, after = self._error(point, np.ones(len(peak)), 1), self._error(point, best, 1)
         if after > (1 - (LEAST_GAIN_OF_MUL if costs else LEAST_GAIN)) * as_it_is:
             self.result.left.append(name.removesuffix(f"_{ENDING}") if costs else name)
             return
@@ -147,7 +162,8 @@ class _Smoother:
         """How far each channel reaches where MatMuls read it."""
         peak = np.zeros(len(point.free))
         for leaf in point.leaves:
-            np.maximum.at(peak, leaf.channels, self.rows[layer_name(leaf.op.input)].peak)
+            for rows in self.rows[layer_name(leaf.op.input)]:
+                np.maximum.at(peak, leaf.channels, rows.peak)
         return peak
 
     def _largest_weights(self, point: _Point) -> Reals:
@@ -157,42 +173,41 @@ class _Smoother:
             np.maximum.at(largest, leaf.channels, np.abs(rows_of(leaf.op, self.module)).max(1))
         return largest
 
-    def _tokens(self, name: str, scales: Reals | float = 1.0) -> tuple[Reals, tuple[float, float]]:
-        """Tokens of a value as they would be divided by `scales`, too, and the ends of its range."""
-        rows, divisor = self.rows[name], self.applied.get(name, 1.0) * scales
-        return rows.kept.astype(np.float64) / divisor, (float((rows.low / divisor).min()), float((rows.high / divisor).max()))
+    def _tokens(self, name: str, half: int, scales: Reals | float = 1.0) -> _Tokens:
+        """Tokens of half of the samples as they would be divided by `scales`, too; the range is that of all samples."""
+        halves, divisor = self.rows[name], self.applied.get(name, 1.0) * scales
+        low, high = np.minimum(*(rows.low for rows in halves)) / divisor, np.maximum(*(rows.high for rows in halves)) / divisor
+        return _Tokens(halves[half].kept.astype(np.float64) / divisor, float(low.min()), float(high.max()))
 
-    def _error(self, point: _Point, scales: Reals) -> float:
-        """Noise to signal of all 8-bit products that the scales concern, one like the other."""
-        found = sum(self._error_of(leaf, scales) for leaf in point.leaves)
-        return found + self._error_of_source(point, scales) if isinstance(point.source, TopMatMulOp) else found
+    def _error(self, point: _Point, scales: Reals, half: int) -> float:
+        """Noise to signal of all 8-bit products that the scales concern, one like the other, on half of the samples."""
+        found = sum(self._error_of(leaf, scales, half) for leaf in point.leaves)
+        return found + self._error_of_source(point, scales, half) if isinstance(point.source, TopMatMulOp) else found
 
-    def _error_of(self, leaf: Leaf, scales: Reals) -> float:
+    def _error_of(self, leaf: Leaf, scales: Reals, half: int) -> float:
         own = scales[leaf.channels]
-        x, (low, high) = self._tokens(layer_name(leaf.op.input), own)
         weights = rows_of(leaf.op, self.module) * own[:, None]
-        exact = x @ weights
-        errors = round_activation(x, low, high) @ round_weights(weights) - exact
-        return _noise(errors, exact)
+        tokens = self._tokens(layer_name(leaf.op.input), half, own)
+        return _noise(tokens.stored @ round_weights(weights), tokens.values @ weights)
 
-    def _error_of_source(self, point: _Point, scales: Reals) -> float:
+    def _error_of_source(self, point: _Point, scales: Reals, half: int) -> float:
         """A source that is a MatMul has weights and a result of its own to round, seen through its leaves and, for other channels, as it is.
 
         What attention averages out on the way counts in full.
         """
         source = point.source
         assert isinstance(source, TopMatMulOp)
-        x, (low, high) = self._tokens(layer_name(source.input))
-        weights = rows_of(source, self.module)
-        bias = np.zeros(len(scales)) if is_none(source.bias) else self.module.weight(source.bias).reshape(-1).astype(np.float64)
-        exact = x @ weights + bias
-        stored = round_activation(x, low, high) @ round_weights(weights / scales) + bias / scales
-        ends = np.stack([exact.min(0), exact.max(0)]) / scales
-        errors = round_activation(stored, ends.min(), ends.max()) * scales - exact
-        found = sum(
-            _noise(errors[:, c] @ w, exact[:, c] @ w) for c, w in ((leaf.channels, rows_of(leaf.op, self.module)) for leaf in point.leaves)
-        )
-        return found if point.free.all() else found + _noise(errors[:, ~point.free], exact[:, ~point.free])
+        weights, least = rows_of(source, self.module) / scales, 0.0 if source["do_relu"] else -np.inf
+        bias = np.zeros(len(scales)) if is_none(source.bias) else self.module.weight(source.bias).reshape(-1).astype(np.float64) / scales
+        tokens = self._tokens(layer_name(source.input), half)
+        exact = np.maximum(tokens.values @ weights + bias, least)
+        found = np.maximum(tokens.stored @ round_weights(weights) + bias, least)
+        found, exact = round_activation(found, float(exact.min()), float(exact.max())) * scales, exact * scales
+        noise = sum(_noise(found[:, leaf.channels] @ rows, exact[:, leaf.channels] @ rows) for leaf, rows in self._rows(point))
+        return noise + _noise(found[:, ~point.free], exact[:, ~point.free])
+
+    def _rows(self, point: _Point) -> list[tuple[Leaf, Reals]]:
+        return [(leaf, rows_of(leaf.op, self.module)) for leaf in point.leaves]
 
     def _divide(self, op: LayerOp, scales: Reals) -> None:
         """Let an op give its channels divided by `scales`."""
@@ -306,7 +321,9 @@ def _settled(scales: Reals, free: NDArray[np.bool_]) -> Reals:
     return np.where(sound, scales / middle, 1.0)
 
 
-def _noise(errors: Reals, exact: Reals) -> float:
-    """Error power over power, mean over the columns."""
+def _noise(found: Reals, exact: Reals) -> float:
+    """Error power over power, mean over the columns; 0 of none."""
+    if not exact.shape[1]:
+        return 0.0
     power = np.square(exact).mean(0)
-    return float((np.square(errors).mean(0) / np.maximum(power, FAINT * power.mean() + np.finfo(np.float32).tiny)).mean())
+    return float((np.square(found - exact).mean(0) / np.maximum(power, FAINT * power.mean() + np.finfo(np.float32).tiny)).mean())
