@@ -156,14 +156,16 @@ class _Smoother:
         self._divide(point.source, best)
         for leaf in point.leaves:
             self._multiply(leaf, best)
-            self.applied[layer_name(leaf.op.input)] = best[leaf.channels]
+        for read, scales in {layer_name(leaf.op.input): best[leaf.channels] for leaf in point.leaves}.items():
+            self.applied[read] = scales * self.applied.get(read, 1.0)
 
     def _peak(self, point: _Point) -> Reals:
         """How far each channel reaches where MatMuls read it."""
         peak = np.zeros(len(point.free))
         for leaf in point.leaves:
-            for rows in self.rows[layer_name(leaf.op.input)]:
-                np.maximum.at(peak, leaf.channels, rows.peak)
+            name = layer_name(leaf.op.input)
+            for rows in self.rows[name]:
+                np.maximum.at(peak, leaf.channels, rows.peak / self.applied.get(name, 1.0))
         return peak
 
     def _largest_weights(self, point: _Point) -> Reals:

@@ -12,6 +12,7 @@ from bmflow.dialects.top.elementwise import TopAddOp, TopGELUOp, TopMulOp, TopRe
 from bmflow.dialects.top.matmul import TopLayerNormOp, TopMatMulOp
 from bmflow.dialects.top.shape import TopConcatOp, TopPermuteOp, TopReshapeOp, TopSliceOp
 from bmflow.ir.module import Module
+from bmflow.kernels import Executable
 from token_networks import CHANNELS, Net, Samples, assert_same_in_float, noise, outliers
 
 FAR = outliers(40.0, 3, 11)
@@ -61,6 +62,20 @@ def test_a_product_by_constants_divides_its_channels_as_well(rng: np.random.Gene
     assert list(found.gains) == ["scaled"]
     assert names(found.module) == names(module)
     assert_same_in_float(module, found.module, samples)
+
+
+def test_two_that_can_divide_the_same_channels_do_not_do_it_twice(rng: np.random.Generator) -> None:
+    """A normalization, and a product by constants behind it; two matrix products read the result."""
+    net = Net(rng)
+    scaled = net.op(TopMulOp, "scaled", [net.norm("norm", net.x), net.builder.weight("far", FAR)])
+    module, samples = net.finish(net.product("y", scaled, 8, FAR), net.product("z", scaled, 8, FAR)), net.samples()
+    found = smooth(module, samples)
+    assert "norm" in found.gains
+    assert_same_in_float(module, found.module, samples)
+    peaks = np.abs(Executable(found.module, ["scaled"], 1).run(samples[0])["scaled"]).max((0, 1))
+    assert peaks.max() / np.median(peaks) < 4
+    for name in ("y", "z"):
+        assert noise(module, found.module, samples, output=name) < noise(module, module, samples, output=name) / 50
 
 
 def test_constants_rounded_before_are_dropped(rng: np.random.Generator) -> None:
