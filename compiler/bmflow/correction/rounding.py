@@ -1,13 +1,16 @@
-"""What 8 bits leave of numbers, as lowered matrix products store them: symmetric, one step for a whole tensor."""
+"""What 8 bits leave of numbers, as lowered matrix products store them: symmetric, one step for a whole tensor.
+
+For estimates: halves go to even here, and numbers may be float32.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bmflow.passes.lowering.matmul import quantize_matrix
+from bmflow.ir.types import DType
 
-Reals = NDArray[np.float64]
+Reals = NDArray[np.floating]
 
 
 def round_activation(x: Reals, low: float, high: float) -> Reals:
@@ -19,5 +22,5 @@ def round_activation(x: Reals, low: float, high: float) -> Reals:
 
 def round_weights(weights: Reals) -> Reals:
     """The weights of one matrix after 8 bits."""
-    integers, step = quantize_matrix(weights)
-    return integers * step
+    step = float(np.abs(weights).max()) / DType.I8.limits[1] or 1.0
+    return np.rint(weights / step) * step

@@ -12,7 +12,7 @@ row of candidates, follow the quantization notes, 3. Ours are the errors of a lo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,7 +31,7 @@ from bmflow.ir.structure import TopWeightOp
 from bmflow.ir.types import DType, is_none, shape_of
 from bmflow.passes.rewrite import free_name, insert_behind, replace, users
 
-Reals = NDArray[np.float64]
+Reals = NDArray[np.floating]
 BALANCES = tuple(np.arange(21) / 20)
 CLIPS = tuple(np.arange(1, 21) / 20)
 LEAST_GAIN = 0.02
@@ -122,6 +122,7 @@ class _Smoother:
         self.rows: dict[str, Halves] = {}
         self.applied: dict[str, Reals] = {}
         """By layer name: what its channels have been divided by since the rows were gathered."""
+        self.exact: dict[tuple[object, ...], Reals] = {}
 
     def run(self, samples: Iterable[Mapping[str, np.ndarray]], threads: int) -> Smoothed:
         points = list(_points(self.module))
@@ -143,6 +144,7 @@ class _Smoother:
     def _treat(self, point: _Point) -> None:
         """Take the scales that are best on one half of the samples, where they win enough on the other half."""
         name, costs = point.source.layer_name, point.source in self.inserted
+        self.exact.clear()
         peak = self._peak(point)
         candidates = _candidates(peak, self._largest_weights(point), point.free)
         best = min(candidates, key=lambda scales: self._error(point, scales, 0), default=np.ones(len(peak)))
@@ -179,7 +181,7 @@ class _Smoother:
         """Tokens of half of the samples as they would be divided by `scales`, too; the range is that of all samples."""
         halves, divisor = self.rows[name], self.applied.get(name, 1.0) * scales
         low, high = np.minimum(*(rows.low for rows in halves)) / divisor, np.maximum(*(rows.high for rows in halves)) / divisor
-        return _Tokens(halves[half].kept.astype(np.float64) / divisor, float(low.min()), float(high.max()))
+        return _Tokens((halves[half].kept / divisor).astype(np.float32), float(low.min()), float(high.max()))
 
     def _error(self, point: _Point, scales: Reals, half: int) -> float:
         """Noise to signal of all 8-bit products that the scales concern, one like the other, on half of the samples."""
@@ -188,9 +190,9 @@ class _Smoother:
 
     def _error_of(self, leaf: Leaf, scales: Reals, half: int) -> float:
         own = scales[leaf.channels]
-        weights = rows_of(leaf.op, self.module) * own[:, None]
-        tokens = self._tokens(layer_name(leaf.op.input), half, own)
-        return _noise(tokens.stored @ round_weights(weights), tokens.values @ weights)
+        tokens, rows = self._tokens(layer_name(leaf.op.input), half, own), self._matrix(leaf.op)
+        exact = self._exact((leaf.op, half), lambda: self._tokens(layer_name(leaf.op.input), half).values @ rows)
+        return _noise(tokens.stored @ round_weights(rows * own[:, None].astype(np.float32)) - exact, exact)
 
     def _error_of_source(self, point: _Point, scales: Reals, half: int) -> float:
         """A source that is a MatMul has weights and a result of its own to round, seen through its leaves and, for other channels, as it is.
@@ -199,17 +201,28 @@ class _Smoother:
         """
         source = point.source
         assert isinstance(source, TopMatMulOp)
-        weights, least = rows_of(source, self.module) / scales, 0.0 if source["do_relu"] else -np.inf
-        bias = np.zeros(len(scales)) if is_none(source.bias) else self.module.weight(source.bias).reshape(-1).astype(np.float64) / scales
-        tokens = self._tokens(layer_name(source.input), half)
-        exact = np.maximum(tokens.values @ weights + bias, least)
-        found = np.maximum(tokens.stored @ round_weights(weights) + bias, least)
-        found, exact = round_activation(found, float(exact.min()), float(exact.max())) * scales, exact * scales
-        noise = sum(_noise(found[:, leaf.channels] @ rows, exact[:, leaf.channels] @ rows) for leaf, rows in self._rows(point))
-        return noise + _noise(found[:, ~point.free], exact[:, ~point.free])
+        tokens, columns, divisor = self._tokens(layer_name(source.input), half), self._matrix(source), scales.astype(np.float32)
+        bias = np.zeros(1, np.float32) if is_none(source.bias) else self.module.weight(source.bias).reshape(-1)
+        least = 0.0 if source["do_relu"] else -np.inf
+        exact = self._exact((source, half), lambda: np.maximum(tokens.values @ columns + bias, least))
+        found = np.maximum(tokens.stored @ round_weights(columns / divisor) + bias / divisor, least)
+        ends = exact / divisor
+        errors = round_activation(found, float(ends.min()), float(ends.max())) * divisor - exact
+        noise = _noise(errors[:, ~point.free], exact[:, ~point.free])
+        for leaf in point.leaves:
+            rows, true = self._matrix(leaf.op), exact[:, leaf.channels]
+            noise += _noise(errors[:, leaf.channels] @ rows, self._exact((leaf.op, half, source), lambda rows=rows, true=true: true @ rows))
+        return noise
 
-    def _rows(self, point: _Point) -> list[tuple[Leaf, Reals]]:
-        return [(leaf, rows_of(leaf.op, self.module)) for leaf in point.leaves]
+    def _matrix(self, op: TopMatMulOp) -> Reals:
+        """The constant right operand, float32 (k, n)."""
+        return self._exact((op,), lambda: rows_of(op, self.module).astype(np.float32))
+
+    def _exact(self, key: tuple[object, ...], compute: Callable[[], Reals]) -> Reals:
+        """What is the same for all scales of a point, computed once."""
+        if key not in self.exact:
+            self.exact[key] = compute()
+        return self.exact[key]
 
     def _divide(self, op: LayerOp, scales: Reals) -> None:
         """Let an op give its channels divided by `scales`."""
@@ -323,9 +336,9 @@ def _settled(scales: Reals, free: NDArray[np.bool_]) -> Reals:
     return np.where(sound, scales / middle, 1.0)
 
 
-def _noise(found: Reals, exact: Reals) -> float:
+def _noise(errors: Reals, exact: Reals) -> float:
     """Error power over power, mean over the columns; 0 of none."""
     if not exact.shape[1]:
         return 0.0
     power = np.square(exact).mean(0)
-    return float((np.square(found - exact).mean(0) / np.maximum(power, FAINT * power.mean() + np.finfo(np.float32).tiny)).mean())
+    return float((np.square(errors).mean(0) / np.maximum(power, FAINT * power.mean() + np.finfo(np.float32).tiny)).mean())

@@ -34,7 +34,7 @@ from bmflow.ir.values import SSAValue
 from bmflow.kernels import Executable
 from bmflow.passes.rewrite import free_name, insert_before, insert_behind, producer
 
-Reals = NDArray[np.float64]
+Reals = NDArray[np.floating]
 MULTIPLES = (1.0, 1.5, 2.0, 3.0, 4.0)
 LEAST_GAIN = 0.3
 """Part of the error of a product that the Muls must take away to be worth their time."""
