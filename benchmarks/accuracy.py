@@ -48,7 +48,7 @@ NETWORKS = {
     ),
     "yolox_nano": Network(
         "yolox_nano", "[[1,3,416,416]]",
-        ("--keep_aspect_ratio", "--pixel_format", "bgr", "--pad_value", "114", "--pad_type", "normal"), ("--max_cycles", "1.09"),
+        ("--keep_aspect_ratio", "--pixel_format", "bgr", "--pad_value", "114", "--pad_type", "normal"), ("--max_float_cycles", "0.7"),
     ),
 }  # fmt: skip
 
