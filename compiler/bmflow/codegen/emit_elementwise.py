@@ -10,7 +10,7 @@ from math import prod
 from bmflow.codegen.assembler import Assembler
 from bmflow.codegen.elementwise import EMITTERS, ElementwiseEmitter
 from bmflow.codegen.layer import Build, Layer, Tensor, refuse, zero_point
-from bmflow.codegen.lmem import Slots, place
+from bmflow.codegen.lmem import Slots, place_groups
 from bmflow.codegen.operand import Ddr, Local, Shape, aligned, aligned_bytes
 from bmflow.codegen.pipeline import Step, emit_pipelined
 from bmflow.codegen.tiling import Span, shrink, tiles
@@ -87,14 +87,10 @@ class ElementwiseLayer(Layer):
         groups.append([aligned_bytes(memory, tile, dtype_of(self.result))] * 2)
         groups.append([aligned_bytes(memory, tile, dtype) for dtype in self.scratch])
         groups.append([resident.data.nbytes for resident, _ in self.residents])
-        addresses = place(memory, [size for group in groups for size in group], self.emitter.separate_banks)
-        if addresses is None:
+        placed = place_groups(memory, groups, self.emitter.separate_banks)
+        if placed is None:
             return None
-        cut: list[list[int]] = []
-        for group in groups:
-            cut.append(addresses[: len(group)])
-            addresses = addresses[len(group) :]
-        *inputs, result, scratch, residents = cut
+        *inputs, result, scratch, residents = placed
         return inputs, result, scratch, residents
 
     def emit(self, asm: Assembler) -> None:

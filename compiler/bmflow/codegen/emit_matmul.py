@@ -15,7 +15,7 @@ from bmflow.codegen.coefficients import storage_bits
 from bmflow.codegen.elementwise.narrow import emit_scaled
 from bmflow.codegen.emit_conv import emit_relu
 from bmflow.codegen.layer import Build, Layer, Tensor, refuse, zero_point
-from bmflow.codegen.lmem import Slots, place
+from bmflow.codegen.lmem import Slots, place_groups
 from bmflow.codegen.matrices import Costing, Tiled, matrices_of, sum_pieces, tilings
 from bmflow.codegen.operand import Ddr, Local, Shape, aligned, aligned_bytes
 from bmflow.codegen.pipeline import Step, emit_pipelined
@@ -107,14 +107,10 @@ class MatMulLayer(Layer):
             [aligned_bytes(memory, y, self.y_dtype)] * min(2, tiled.batches * len(tiled.rows) * len(tiled.columns)),
             [aligned_bytes(memory, y, dtype) for dtype in scratch.values()],
         ]  # fmt: skip
-        addresses = place(memory, [size for group in groups for size in group], separate_banks)
-        if addresses is None:
+        placed = place_groups(memory, groups, separate_banks)
+        if placed is None:
             return None
-        cut: list[list[int]] = []
-        for group in groups:
-            cut.append(addresses[: len(group)])
-            addresses = addresses[len(group) :]
-        left_at, right_at, bias_at, y_at, scratch_at = cut
+        left_at, right_at, bias_at, y_at, scratch_at = placed
         named = {name: (dtype, at) for (name, dtype), at in zip(scratch.items(), scratch_at, strict=True)}
         return Plan(tiled, left_at, right_at, bias_at, y_at, named)
 

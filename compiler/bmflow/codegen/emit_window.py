@@ -16,7 +16,7 @@ from math import prod
 from bmflow.codegen.assembler import Assembler
 from bmflow.codegen.coefficients import Blob
 from bmflow.codegen.layer import Build, Layer, Tensor
-from bmflow.codegen.lmem import Slots, place
+from bmflow.codegen.lmem import Slots, place_groups
 from bmflow.codegen.operand import Constant, Ddr, Local, Shape, aligned, aligned_bytes
 from bmflow.codegen.pipeline import Step, emit_pipelined
 from bmflow.codegen.tiling import W_STRIDE_BYTES, Axis, Span, Window, cut_where, spans
@@ -148,15 +148,8 @@ class WindowLayer(Layer):
 
     def try_plan(self, units: Sequence[Unit], tiles: Sequence[Tile], chunks: Sequence[Chunk]) -> Plan | None:
         """Place the buffers of a cut; None when local memory is too small for it."""
-        sizes = self._buffer_sizes(units, tiles, chunks)
-        addresses = place(self.memory, [size for group in sizes for size in group])
-        if addresses is None:
-            return None
-        groups: list[list[int]] = []
-        for group in sizes:
-            groups.append(addresses[: len(group)])
-            addresses = addresses[len(group) :]
-        return Plan(list(units), list(tiles), list(chunks), *groups)
+        placed = place_groups(self.memory, self._buffer_sizes(units, tiles, chunks))
+        return None if placed is None else Plan(list(units), list(tiles), list(chunks), *placed)
 
     def _buffer_sizes(self, units: Sequence[Unit], tiles: Sequence[Tile], chunks: Sequence[Chunk]) -> list[list[int]]:
         geometry = self.geometry

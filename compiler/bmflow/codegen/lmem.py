@@ -26,6 +26,15 @@ def place(memory: Memory, sizes: Sequence[int], separate_banks: bool = True) -> 
     return None
 
 
+def place_groups(memory: Memory, sizes: Sequence[Sequence[int]], separate_banks: bool = True) -> list[list[int]] | None:
+    """`place`, for buffers that belong together in groups; addresses come back in the same groups."""
+    addresses = place(memory, [size for group in sizes for size in group], separate_banks)
+    if addresses is None:
+        return None
+    left = iter(addresses)
+    return [[next(left) for _ in group] for group in sizes]
+
+
 def _pack(sizes: Sequence[int], step: int) -> tuple[list[int], int]:
     addresses: list[int] = []
     end = 0
