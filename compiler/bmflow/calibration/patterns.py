@@ -29,7 +29,7 @@ from bmflow.ir.structure import TopInputOp, TopWeightOp
 from bmflow.ir.values import Operation
 from bmflow.passes.lowering.heads import is_head
 from bmflow.passes.lowering.propagate import activations
-from bmflow.passes.rewrite import producer, users
+from bmflow.passes.rewrite import producer, readers, users
 from bmflow.tables.precision import PrecisionTable
 
 PATTERN_LAYERS = "pattern layers"
@@ -137,7 +137,7 @@ def _holds_probabilities(op: Operation | None) -> bool:
 
 def _movers(op: LayerOp) -> list[LayerOp]:
     """The LayerNorms and moves that read a layer."""
-    return [reader for reader in _users(op) if isinstance(reader, (TopLayerNormOp, *_MOVES))]
+    return [reader for reader in readers(op) if isinstance(reader, (TopLayerNormOp, *_MOVES))]
 
 
 def _source(op: LayerOp) -> Operation | None:
@@ -183,15 +183,11 @@ def one_sided(module: Module) -> tuple[str, ...]:
     """Layers worth a zero point: SiLUs and GELUs that only products with constants read, and those products (quantization notes, 2.10)."""
     found: list[str] = []
     for op in module.layers():
-        users = _users(op)
+        behind = readers(op)
         bent = isinstance(op, TopSiLUOp | TopGELUOp) or (isinstance(op, TopScaledActiveOp) and op["mode"] == "SILU")
-        if bent and users and all(isinstance(user, _PRODUCTS) and isinstance(producer(user.operands[1]), TopWeightOp) for user in users):
-            found += [op.layer_name, *(user.layer_name for user in users)]
+        if bent and behind and all(isinstance(user, _PRODUCTS) and isinstance(producer(user.operands[1]), TopWeightOp) for user in behind):
+            found += [op.layer_name, *(user.layer_name for user in behind)]
     return tuple(dict.fromkeys(found))
-
-
-def _users(op: LayerOp) -> list[LayerOp]:
-    return [use.operation for use in op.results[0].uses if isinstance(use.operation, LayerOp)]
 
 
 PATTERNS = (

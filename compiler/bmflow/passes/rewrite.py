@@ -110,6 +110,11 @@ def users(value: SSAValue) -> list[Operation]:
     return [use.operation for use in value.uses]
 
 
+def readers(op: LayerOp) -> list[LayerOp]:
+    """The layers that read an op's result, once for every read."""
+    return [user for user in users(op.results[0]) if isinstance(user, LayerOp)]
+
+
 def is_output(value: SSAValue, module: Module) -> bool:
     """Whether a value is a network output."""
     return any(user is module.block.last_op for user in users(value))

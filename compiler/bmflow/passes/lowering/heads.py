@@ -15,7 +15,7 @@ from bmflow.dialects.top.shape import TopConcatOp, TopReshapeOp
 from bmflow.ir.layer import LayerOp
 from bmflow.ir.module import Module
 from bmflow.ir.types import DType, Quantization
-from bmflow.passes.rewrite import producer, users
+from bmflow.passes.rewrite import producer, readers
 
 FLOAT_TYPES = ("F32", "F16", "BF16")
 ARGUMENT_ROOM = 4.0
@@ -26,11 +26,11 @@ def is_head(op: LayerOp) -> bool:
     """Whether a layer is a head convolution: fed by an activation, used once, by a Concat or Reshape no convolution follows."""
     if not isinstance(op, TopConvOp) or not isinstance(producer(op.input), TopSiLUOp | TopScaledActiveOp):
         return False
-    readers = _readers(op)
+    found = readers(op)
     return (
-        len(readers) == 1
-        and isinstance(readers[0], TopConcatOp | TopReshapeOp)
-        and not any(isinstance(reader, TopConvOp) for reader in _readers(readers[0]))
+        len(found) == 1
+        and isinstance(found[0], TopConcatOp | TopReshapeOp)
+        and not any(isinstance(reader, TopConvOp) for reader in readers(found[0]))
     )
 
 
@@ -39,7 +39,7 @@ class Heads:
 
     def __init__(self, module: Module) -> None:
         ops, outputs = list(module.layers()), set(module.output_names)
-        self._readers = {op.layer_name: [reader.layer_name for reader in _readers(op)] for op in ops}
+        self._readers = {op.layer_name: [reader.layer_name for reader in readers(op)] for op in ops}
         self._reshapes = {op.layer_name for op in ops if isinstance(op, TopReshapeOp)}
         heads, arguments = (op.layer_name for op in ops if is_head(op)), (op.layer_name for op in ops if is_argument(op))
         self._room = dict.fromkeys(heads, 1.0) | dict.fromkeys(arguments, ARGUMENT_ROOM)
@@ -67,14 +67,10 @@ class Heads:
 
 def is_argument(op: LayerOp) -> bool:
     """Whether a layer is a convolution that a scaled activation alone reads."""
-    readers = _readers(op)
-    return isinstance(op, TopConvOp) and len(readers) == 1 and isinstance(readers[0], TopScaledActiveOp)
+    found = readers(op)
+    return isinstance(op, TopConvOp) and len(found) == 1 and isinstance(found[0], TopScaledActiveOp)
 
 
 def wide_quantization(threshold: float) -> Quantization:
     """16 bits, zero point 0, one step a 257th of the symmetric 8-bit one of a threshold (7.2); never unsigned."""
     return Quantization(DType.I16, threshold / DType.I8.limits[1] * 255 / 65535)
-
-
-def _readers(op: LayerOp) -> list[LayerOp]:
-    return [reader for reader in users(op.results[0]) if isinstance(reader, LayerOp)]
