@@ -44,7 +44,7 @@ class Network:
 NETWORKS = {
     "yolov5n": Network(
         "yolov5n", "[[1,3,640,640]]", ("--scale", "0.0039216,0.0039216,0.0039216", "--keep_aspect_ratio", "--pixel_format", "rgb"),
-        ("--max_cycles", "1.24"),
+        ("--max_cycles", "1.245"),
     ),
     "yolox_nano": Network(
         "yolox_nano", "[[1,3,416,416]]",
