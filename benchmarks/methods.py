@@ -94,6 +94,9 @@ ROWS = (
     _ours("we", "the same, equalized", "INT8", f"{_PERCENTILE} --we", _ASYMMETRIC, "_we"),
     _ours("gptq", "the same, filters by GPTQ", "INT8", f"{_PERCENTILE} --we --gptq", _ASYMMETRIC, "_we_gptq"),
     _ours(
+        "first", "the same, the first layers in F16", "INT8", f"{_PERCENTILE} --we --gptq --patterns yolo,first", _ASYMMETRIC, "_we_gptq"
+    ),
+    _ours(
         "mixed", "mixed, within a limit of cycles", "INT8", f"--cali_method max --we --gptq {_SEARCH}", _ASYMMETRIC, "_we_gptq", search=True
     ),
     _peer("ort_minmax", "onnxruntime static, MinMax", "minmax"),
