@@ -11,10 +11,8 @@ error are no evidence for it.
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Iterator
-from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +20,7 @@ import onnx
 import onnxruntime
 from onnx import ModelProto, helper, numpy_helper
 
-from benchmarks import clock
-from benchmarks.__main__ import machine
+from benchmarks import clock, page
 from benchmarks.outputs import Arrays, calibration_set, looked_at, outputs_of
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "accuracy-attention.md"
@@ -114,24 +111,7 @@ def _milliseconds(text: str) -> str:
 
 def main() -> int:
     """Run it."""
-    parse = argparse.ArgumentParser(
-        prog="python -m benchmarks.attention", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parse.add_argument("data", type=Path, help="folder of models and pictures")
-    parse.add_argument("--folder", type=Path, required=True, help="where everything is made")
-    parse.add_argument("--write", action="store_true", help="write docs/accuracy-attention.md")
-    options = parse.parse_args()
-    clock.pin_threads()
-    lines = [HEAD, tuple("---" for _ in HEAD)]
-    for row in rows(options.data.resolve(), options.folder.resolve()):
-        lines.append(row)
-        print("  ".join(row), flush=True)
-    if options.write:
-        table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-        text = (__doc__ or "").strip()
-        command = f"Written by `python -m benchmarks.attention DATA --write` on {date.today().isoformat()}: {machine()}."
-        PAGE.write_text(f"# Output errors of a network with attention\n\n{command}\n\n{text}\n\n{table}\n")
-    return 0
+    return page.run("attention", "Output errors of a network with attention", __doc__ or "", PAGE, HEAD, rows)
 
 
 if __name__ == "__main__":

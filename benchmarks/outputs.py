@@ -7,10 +7,8 @@ in each picture, since a cosine does not see one wrong score among thousands. Ou
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +17,7 @@ from bmflow.ir.module import Module
 from bmflow.numerics.similarity import cosine
 from bmflow.preprocess import Preprocess
 
-from benchmarks import clock
-from benchmarks.__main__ import machine
+from benchmarks import clock, page
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "accuracy-outputs.md"
 HEAD = (
@@ -125,24 +122,7 @@ def _figures(network: Network, exact: Sequence[Arrays], found: Sequence[Arrays])
 
 def main() -> int:
     """Run it."""
-    parse = argparse.ArgumentParser(
-        prog="python -m benchmarks.outputs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parse.add_argument("data", type=Path, help="folder of models and pictures")
-    parse.add_argument("--folder", type=Path, required=True, help="where everything is made")
-    parse.add_argument("--write", action="store_true", help="write docs/accuracy-outputs.md")
-    options = parse.parse_args()
-    clock.pin_threads()
-    lines = [HEAD, tuple("---" for _ in HEAD)]
-    for row in rows(options.data.resolve(), options.folder.resolve()):
-        lines.append(row)
-        print("  ".join(row), flush=True)
-    if options.write:
-        table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-        text = (__doc__ or "").strip()
-        command = f"Written by `python -m benchmarks.outputs DATA --write` on {date.today().isoformat()}: {machine()}."
-        PAGE.write_text(f"# Output errors of two small networks\n\n{command}\n\n{text}\n\n{table}\n")
-    return 0
+    return page.run("outputs", "Output errors of two small networks", __doc__ or "", PAGE, HEAD, rows)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from bmflow.correction.channel_flow import Flow, Leaf, follow, is_constant_product, rows_of
 from bmflow.correction.channel_graph import clamps_above
 from bmflow.correction.for_int8 import drop_for_int8
+from bmflow.correction.gain import Gain
 from bmflow.correction.product_rows import Halves, product_rows
 from bmflow.correction.rounding import round_activation, round_weights
 from bmflow.dialects.top.elementwise import TopMulOp
@@ -46,17 +47,10 @@ ENDING = "smooth"
 
 
 @dataclass(frozen=True)
-class Gain:
-    """Error power over power of the 8-bit products behind one layer, before and after; `farthest` of its channels over their median."""
+class ChannelGain(Gain):
+    """Of the products behind one layer; `farthest` of its channels over their median."""
 
-    before: float
-    after: float
     farthest: float
-
-    @property
-    def share(self) -> float:
-        """Part of the error that is left."""
-        return self.after / max(self.before, np.finfo(np.float64).tiny)
 
 
 @dataclass
@@ -64,7 +58,7 @@ class Smoothed:
     """The rewritten module, what was won by the layers that were scaled, and those that were left because they would win too little."""
 
     module: Module
-    gains: dict[str, Gain] = field(default_factory=dict[str, Gain])
+    gains: dict[str, ChannelGain] = field(default_factory=dict[str, ChannelGain])
     left: list[str] = field(default_factory=list[str])
 
 
@@ -154,7 +148,7 @@ class _Smoother:
             return
         self.inserted = [op for op in self.inserted if op is not point.source]
         known = peak[point.free & (peak > 0)]
-        self.result.gains[name] = Gain(as_it_is, after, float(known.max() / np.median(known)))
+        self.result.gains[name] = ChannelGain(as_it_is, after, float(known.max() / np.median(known)))
         self._divide(point.source, best)
         for leaf in point.leaves:
             self._multiply(leaf, best)

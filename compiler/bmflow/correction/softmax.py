@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from bmflow.correction.channel_flow import Leaf, follow, is_plain
 from bmflow.correction.channel_graph import clamps_above
 from bmflow.correction.for_int8 import drop_for_int8
+from bmflow.correction.gain import Gain
 from bmflow.correction.rounding import round_activation
 from bmflow.dialects.top.elementwise import TopMulOp, TopSoftmaxOp
 from bmflow.dialects.top.matmul import TopMatMulOp
@@ -47,17 +48,10 @@ ROWS = 64
 
 
 @dataclass(frozen=True)
-class Gain:
-    """Error power over power of an 8-bit product before and after; `scales` are the s of its heads."""
+class HeadGain(Gain):
+    """Of one product; `scales` are the s of its heads."""
 
-    before: float
-    after: float
     scales: tuple[float, ...]
-
-    @property
-    def share(self) -> float:
-        """Part of the error that is left."""
-        return self.after / max(self.before, np.finfo(np.float64).tiny)
 
 
 @dataclass
@@ -65,7 +59,7 @@ class Corrected:
     """The rewritten module, what was won by each Softmax, and those that were left because they would win too little."""
 
     module: Module
-    gains: dict[str, Gain] = field(default_factory=dict[str, Gain])
+    gains: dict[str, HeadGain] = field(default_factory=dict[str, HeadGain])
     left: list[str] = field(default_factory=list[str])
 
 
@@ -190,7 +184,7 @@ def _treat(attention: _Attention, result: Corrected) -> None:
     if after > (1 - LEAST_GAIN) * as_it_is:
         result.left.append(name)
         return
-    result.gains[name] = Gain(as_it_is, after, tuple(best.tolist()))
+    result.gains[name] = HeadGain(as_it_is, after, tuple(best.tolist()))
     _divide_probabilities(attention.op, best, result.module)
     for leaf in attention.leaves:
         _multiply_rows(leaf, best, result.module)

@@ -130,7 +130,7 @@ def _smooth(work: _Work) -> Module:
     for name, gain in sorted(result.gains.items(), key=lambda item: item[1].share)[:NAMED]:
         far = f"its farthest channel reaches {times(gain.farthest)} the median"
         LOG.info("--sq: %s: %s; the 8-bit products behind it kept %s, now %s", name, far, decibels(gain.before), decibels(gain.after))
-    _summarize("--sq", len(result.gains), result.left, "would win too little")
+    _summarize("--sq", len(result.gains), result.left)
     return result.module
 
 
@@ -139,14 +139,14 @@ def _correct_softmaxes(work: _Work) -> Module:
     for name, gain in sorted(result.gains.items(), key=lambda item: item[1].share)[:NAMED]:
         scales = ", ".join(f"{scale:.3g}" for scale in gain.scales[:4]) + (", ..." if len(gain.scales) > 4 else "")
         LOG.info("--smc: %s: divided by %s; the 8-bit product kept %s, now %s", name, scales, decibels(gain.before), decibels(gain.after))
-    _summarize("--smc", len(result.gains), result.left, "would win too little")
+    _summarize("--smc", len(result.gains), result.left)
     return result.module
 
 
-def _summarize(option: str, changed: int, left: Sequence[str], why: str) -> None:
+def _summarize(option: str, changed: int, left: Sequence[str]) -> None:
     names = ", ".join(left[:NAMED]) + (f" and {len(left) - NAMED} more" if len(left) > NAMED else "")
     if left:
-        LOG.info("%s: %d layers changed, %d left, which %s: %s", option, changed, len(left), why, names)
+        LOG.info("%s: %d layers changed, %d left, which would win too little: %s", option, changed, len(left), names)
     if not changed:
         LOG.info("%s: the module stays as it is", option)
 
